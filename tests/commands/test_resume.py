@@ -1,4 +1,4 @@
-"""A run that is paused, killed and moved ends like an undisturbed one, to the last bit, with any callback or schedule."""
+"""A run that is paused, killed and moved ends like an undisturbed one, to the last bit, in every kind of training."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Small image files and folders of them, written as the tests need them, by the libraries that people use."""
+"""Write the small image files and folders that tests need, with the libraries that people use."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ VOC = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
 """The first colors of the palette of PASCAL VOC: black, dark red, dark green, olive."""
 
 Writer = Callable[[Path, np.ndarray], Any]
-"""Writes a mask (h, w) bool, or an image (h, w, 3) uint8, as a file."""
+"""A function that writes a mask (h, w) bool, or an image (h, w, 3) uint8, to a file."""
 
 
 def write_image(path: Path, pixels: np.ndarray, *options: int) -> str:
-    """Write an image (h, w) or (h, w, 3) RGB, uint8 unless it is uint16, in the format of its suffix."""
+    """Write an image (h, w) or (h, w, 3) RGB, as uint16 or else as uint8, in the format of the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = pixels if pixels.dtype == np.uint16 else pixels.astype(np.uint8)
     assert cv2.imwrite(str(path), pixels[..., ::-1] if pixels.ndim == 3 else pixels, options)
@@ -25,7 +25,7 @@ def write_image(path: Path, pixels: np.ndarray, *options: int) -> str:
 
 
 def write_dicom(path: Path, pixels: np.ndarray, kind: str = "MONOCHROME2", bits: int = 16, **tags: Any) -> str:
-    """Write a real DICOM file from pixels, as pydicom describes them."""
+    """Write a valid DICOM file of pixels with pydicom; return its path."""
     import pydicom
 
     data = pydicom.Dataset()
@@ -39,7 +39,7 @@ def write_dicom(path: Path, pixels: np.ndarray, kind: str = "MONOCHROME2", bits:
 
 
 def write_pairs(root: Path, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Path:
-    """Write images/K.png and masks/K.png, the masks (h, w) of 0 and 1 as 0 and 255."""
+    """Write images/K.png and masks/K.png; masks (h, w) of 0 and 1 are written as 0 and 255."""
     for k, (image, mask) in enumerate(zip(images, masks, strict=True)):
         write_image(root / f"images/{k}.png", image)
         write_image(root / f"masks/{k}.png", mask * 255)
@@ -47,14 +47,14 @@ def write_pairs(root: Path, images: Sequence[np.ndarray], masks: Sequence[np.nda
 
 
 def run_lengths(mask: np.ndarray) -> str:
-    """Write a mask (h, w) as starts, from 1 down the columns, and lengths, as the ship challenge does."""
+    """Encode a mask (h, w) as starts (from 1, column by column) and lengths, as the ship challenge does."""
     flat = np.concatenate([[False], mask.T.reshape(-1) > 0, [False]])
     edges = np.flatnonzero(flat[1:] != flat[:-1]).reshape(-1, 2)
     return " ".join(f"{start + 1} {end - start}" for start, end in edges.tolist())
 
 
 def scene(k: int, height: int = 40, width: int = 48, radius: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Paint an image (h, w, 3) uint8 of one bright disc on noise, and its mask (h, w) bool; never symmetric."""
+    """Return an image (h, w, 3) uint8 of a bright disc on noise, never symmetric, and its mask (h, w) bool."""
     rng = np.random.default_rng(k)
     y, x = rng.integers(radius + 1, height // 2), rng.integers(radius + 1, width // 2)
     mask = np.hypot(*np.ogrid[-y : height - y, -x : width - x]) <= radius
@@ -63,13 +63,13 @@ def scene(k: int, height: int = 40, width: int = 48, radius: int = 5) -> tuple[n
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None, **options: Any) -> None:
-    """Write an array by Pillow."""
+    """Write an array with Pillow."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array, mode).save(path, **options)
 
 
 def save_palette(path: Path, indices: np.ndarray, palette: Sequence[int] = VOC, **options: Any) -> None:
-    """Write indices (h, w) with a palette by Pillow."""
+    """Write indices (h, w) with a palette, with Pillow."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(indices.astype(np.uint8), "P")
     image.putpalette(list(palette))
@@ -77,7 +77,7 @@ def save_palette(path: Path, indices: np.ndarray, palette: Sequence[int] = VOC, 
 
 
 def save_turned(path: Path, array: np.ndarray, orientation: int, **options: Any) -> None:
-    """Write an array so that only a reader who heeds its orientation, 1 to 8, sees it upright."""
+    """Write an array with an EXIF orientation, 1 to 8, that readers must apply to get it upright."""
     path.parent.mkdir(parents=True, exist_ok=True)
     ways = Image.Transpose
     stored = (None, ways.FLIP_LEFT_RIGHT, ways.ROTATE_180, ways.FLIP_TOP_BOTTOM, ways.TRANSPOSE)
@@ -90,17 +90,17 @@ def save_turned(path: Path, array: np.ndarray, orientation: int, **options: Any)
 
 
 def white(mask: np.ndarray) -> np.ndarray:
-    """Give 255 where a mask is true."""
+    """Return 255 where a mask is true, else 0."""
     return mask.astype(np.uint8) * 255
 
 
 def with_alpha(mask: np.ndarray, level: int) -> np.ndarray:
-    """Give an image (h, w, 4) of one gray level whose alpha is the mask."""
+    """Return an image (h, w, 4) of one gray level with the mask as alpha."""
     return np.dstack([np.full((*mask.shape, 3), level, np.uint8), white(mask)])
 
 
 def two_colors(mask: np.ndarray, background: Sequence[int], foreground: Sequence[int]) -> np.ndarray:
-    """Paint a mask in two colors."""
+    """Return a mask painted in two colors."""
     return np.where(mask[..., None], np.uint8(foreground), np.uint8(background))
 
 
@@ -124,7 +124,7 @@ SAME_MASK: dict[str, tuple[str, Writer]] = {
     "alpha WebP": (".webp", lambda path, mask: save(path, with_alpha(mask, 255), lossless=True, exact=True)),
     "alpha and colors": (".png", lambda path, mask: save(path, np.dstack([white(mask)] * 4))),
 }
-"""Files of the same mask, which need no option to be read; the suffix of each, and what writes it."""
+"""Formats of the same mask that are read without options: the suffix of the file and its writer."""
 
 LOSSY: dict[str, tuple[str, Writer]] = {
     "JPEG": (".jpg", lambda path, mask: save(path, white(mask), quality=75)),
@@ -134,7 +134,7 @@ LOSSY: dict[str, tuple[str, Writer]] = {
     "WebP with EXIF": (".webp", lambda path, mask: save_turned(path, white(mask), 1, quality=80)),
     "JPEG in TIFF": (".tif", lambda path, mask: save(path, white(mask), compression="jpeg")),
 }
-"""The same, compressed with loss."""
+"""Lossy formats of the same mask."""
 
 
 def write_scenes(
@@ -145,7 +145,7 @@ def write_scenes(
     named: tuple[str, str] = ("images/{}", "masks/{}"),
     **options: int,
 ) -> Path:
-    """Write scenes and their masks, with a number each in their names."""
+    """Write numbered scenes and their masks."""
     for k in range(count):
         pixels, truth = scene(k, **options)
         for place, (suffix, write), array in ((named[0], image, pixels), (named[1], mask, truth)):

@@ -53,7 +53,7 @@ def test_facts_are_those_of_the_files(dataset, tmp_path):
     percent = 100 * (10 * 400 + sum(range(3, 11)) + 3 + 4) / (12 * 96**2)
     assert facts["mask_values"] == f"0 ({100 - percent:.3g} %), 255 ({percent:.3g} %)"
     assert facts["objects"] == 20
-    assert facts["objects_erased_at_size"] == 10  # lines one pixel high cover a quarter of one
+    assert facts["objects_erased_at_size"] == 10  # lines of height 1 cover a quarter of a pixel
     assert facts["objects_per_image"] == {"0": 2, "2": 10}
     assert facts["object_pixels"]["max"] == 400
     assert facts["height"]["max"] == 96
@@ -65,8 +65,8 @@ def test_near_duplicates_are_found_across_splits_alone():
     assert near_duplicates(hashes, ["train", "train", "test", "train"]) == [(0, 2), (2, 3)]
     assert near_duplicates([], []) == []
     flat = image_hash(np.full((50, 50), 70, np.uint8))
-    assert near_duplicates([flat, flat], ["train", "test"]) == []  # nobody's duplicate
-    image = texture(3, 200)  # and a copy that is smaller and brighter
+    assert near_duplicates([flat, flat], ["train", "test"]) == []  # flat images are not duplicates
+    image = texture(3, 200)  # its copy is smaller and has other brightness
     copy = cv2.resize((image * 0.8 + 20).astype(np.uint8), (150, 150), interpolation=cv2.INTER_AREA)
     assert near_duplicates([image_hash(image), image_hash(copy)], ["train", "val"]) == [(0, 1)]
 

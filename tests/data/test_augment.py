@@ -1,4 +1,4 @@
-"""Augmentation in batches and by albumentations: decided by the key alone, geometry shared by image and labels."""
+"""Augmentation, batched and by albumentations: set by the key alone, with the same geometry for image and labels."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_a_sample_changes_in_the_same_way_in_any_batch(augment, batch):
 @pytest.mark.parametrize("augment", [Light(tone=0), light_chain()], ids=["light", "chain"])
 def test_image_labels_and_valid_move_together(augment, batch):
     image, _ = batch
-    image[:, 1] = (image[:, 0] > 200).to(torch.uint8)  # labels in the image itself; tones may not change them
+    image[:, 1] = (image[:, 0] > 200).to(torch.uint8)  # the labels as a channel, so tones must stay
     steps = {name: step for name, step in getattr(augment, "steps", {}).items() if "Contrast" not in name}
     augment = Chain(steps=steps) if steps else augment
     for epoch in range(4):
@@ -68,7 +68,7 @@ def test_turns_and_flips_are_the_eight_symmetries_as_often_as_they_should_be():
     symmetries = [torch.rot90(x, k, (0, 1)) for k in range(4) for x in (image[0, 0], image[0, 0].flip(1))]
     counts = [int((moved[:, 0] == symmetry).all(2).all(1).sum()) for symmetry in symmetries]
     assert sum(counts) == 4000
-    # A quarter turn is tried half the time, and then as often none, one, two or three: 250 or 750 are expected
+    # With probability 1/2 there are 0 to 3 quarter turns, equally likely: 250 or 750 are expected
     assert all(abs(count - (750 if k in (0, 1, 4, 5) else 250)) < 100 for k, count in enumerate(counts)), counts
 
 
@@ -86,10 +86,10 @@ def test_labels_keep_their_values_and_what_comes_from_outside_is_background_and_
 
 
 def test_a_warp_is_the_affine_map_that_it_says():
-    """A bright pixel lands where the matrix takes it, by hand."""
+    """The center of a bright square lands where its matrix maps it."""
     strong, pairs = Strong(**STILL | {"warp": 1.0}), [(0, index) for index in range(20)]
     image = torch.zeros(20, 1, 65, 65, dtype=torch.uint8)
-    image[:, :, 30:35, 44:49] = 255  # its middle is 14 to the right of the image's
+    image[:, :, 30:35, 44:49] = 255  # 14 pixels right of the image center
     moved, _, _ = strong(image, image, None, 1, pairs)
     expected = strong.matrices(Draws(1, pairs)) @ torch.tensor([14.0, 0.0])
     places = torch.arange(65.0) - 32
@@ -118,7 +118,7 @@ def test_smoothing_keeps_a_constant_and_has_the_width_it_says():
 
 
 def features(augment, count):
-    """What changed of a picture with one bar off its center: tones, noise, and the place, angle and area of the bar."""
+    """Return how an image with an off-center bar changed: tones, noise, and the position, angle and area of the bar."""
     image = torch.full((1, 1, 64, 64), 90, dtype=torch.uint8)
     image[..., 20:26, 24:48] = 200
     found = []
@@ -135,7 +135,7 @@ def features(augment, count):
 
 
 def strong_chain():
-    """The changes of Strong as albumentations makes them."""
+    """Return the transforms of Strong as albumentations implements them."""
     import albumentations as A
 
     steps = [

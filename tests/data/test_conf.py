@@ -1,4 +1,4 @@
-"""Every data set and every augmentation is what its yaml says, also by way of the command line."""
+"""Every data set and augmentation matches its YAML file, also when set on the command line."""
 
 import pytest
 import torch

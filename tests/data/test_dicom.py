@@ -92,7 +92,7 @@ def test_the_mask_is_distinguished_from_the_crop_by_content(tmp_path):
     crop = np.random.default_rng(0).integers(0, 65535, (98, 61)).astype(np.uint16)
     paths = (write_dicom(tmp_path / "1-1.dcm", crop), write_dicom(tmp_path / "1-2.dcm", mask, bits=8))
     for order in (paths, paths[::-1]):
-        found = read_lesion(order, (100, 60))  # two rows and a column off: brought to the image
+        found = read_lesion(order, (100, 60))  # off by two rows and a column: resized to the image
         assert found.shape == (100, 60)
         assert found.sum() == pytest.approx(400, rel=0.1)
     with pytest.raises(ContractError, match=r"1-1.dcm: expected a mask of two values and about 100x60, got 98x61"):

@@ -63,12 +63,12 @@ def test_a_cell_has_the_pixels_that_no_other_object_is_nearer_to(blobs):
 
 def test_a_smaller_object_weighs_more_and_the_background_1():
     mask = np.zeros((10, 10), np.uint8)
-    mask[0, 0], mask[4:6, 4:6] = 1, 1  # 1 and 4 pixels beside 95: their mean is 100 / 3
+    mask[0, 0], mask[4:6, 4:6] = 1, 1  # components of 1, 4 and 95 pixels: the mean is 100 / 3
     weights = inverse_size(mask)
     assert weights[0, 0] == pytest.approx(100 / 3)
     assert weights[5, 5] == pytest.approx(100 / 12)
     assert weights[9, 9] == 1
-    assert (inverse_size(1 - mask) == 1).all()  # a background smaller than the mean, too
+    assert (inverse_size(1 - mask) == 1).all()  # also for a background smaller than the mean
 
 
 PLACE = [
@@ -86,7 +86,7 @@ PLACE = [
     "..........############....",
     "..........................",
 ]
-"""A bar with a hole, a ship of 2 x 2 pixels, a corner."""
+"""A mask of a bar with a hole, a ship of 2 x 2 pixels and a corner."""
 
 LINES = [
     "..........................",
@@ -103,7 +103,7 @@ LINES = [
     "..........................",
     "..........................",
 ]
-"""What `skimage.morphology.thin` of scikit-image 0.26 makes of it."""
+"""The result of `skimage.morphology.thin` of scikit-image 0.26 for this mask."""
 
 
 def test_lines_are_those_of_scikit_image():
@@ -126,7 +126,7 @@ def test_lines_have_the_pieces_and_holes_of_the_mask():
 
 def test_a_skeleton_is_what_of_a_mask_is_two_pixels_from_its_lines():
     mask = np.zeros((20, 40), np.uint8)
-    mask[4:15, 3:37] = 1  # 11 pixels high: a line in row 9, of which rows 7 to 11 are near
+    mask[4:15, 3:37] = 1  # 11 pixels high: the line is row 9, and rows 7 to 11 are near it
     tube = skeleton(mask)
     assert tube[:, 12:28].sum(1).tolist() == [0] * 7 + [16] * 5 + [0] * 8
     assert (tube <= mask).all()

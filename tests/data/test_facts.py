@@ -1,4 +1,4 @@
-"""What training says about images and masks before the first epoch."""
+"""What training reports about images and masks before the first epoch."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ def folder(root, **options):
 
 
 def with_ring(path, mask):
-    """Class 1 with a border of 255, as PASCAL VOC has it."""
+    """Write class 1 with a border of 255, as in PASCAL VOC."""
     near = np.pad(mask, 1)[1:-1, :-2] | np.pad(mask, 1)[1:-1, 2:]
     save(path, np.where(mask, 1, np.where(near, 255, 0)).astype(np.uint8))
 

@@ -1,4 +1,4 @@
-"""One reader of image files: formats, orientation, pages, bands and bits, and what is refused in one sentence."""
+"""The reader of image files: formats, orientation, pages, bands and bits, and errors in one sentence."""
 
 import os
 import struct
@@ -74,7 +74,7 @@ def test_a_header_tells_8_bits_from_16_in_gray_and_in_color(tmp_path, colors):
     for name, pixels in (("a.png", colors), ("b.ppm", colors), ("c.png", gray), ("d.pgm", gray), ("e.png", alpha)):
         path = str(tmp_path / name)
         assert cv2.imwrite(path, pixels)
-        assert has_8_bits(path) == (name != "b.ppm")  # whose header is not read
+        assert has_8_bits(path) == (name != "b.ppm")  # the header of PPM is not read
         assert cv2.imwrite(path, pixels.astype(np.uint16) * 16)
         assert not has_8_bits(path)
 
@@ -84,9 +84,9 @@ def test_a_jpeg_may_be_followed_by_anything_but_must_end(tmp_path, colors):
     thumbnail = (tmp_path / "thumbnail.jpg").read_bytes()
     save(tmp_path / "a.jpg", np.tile(colors, (8, 8, 1)), exif=b"Exif\0\0" + thumbnail, progressive=True)
     whole = (tmp_path / "a.jpg").read_bytes()
-    (tmp_path / "b.jpg").write_bytes(whole + bytes(100_000))  # the video of a phone
+    (tmp_path / "b.jpg").write_bytes(whole + bytes(100_000))  # as if a phone appended a video
     np.testing.assert_array_equal(read_image(str(tmp_path / "b.jpg")), read_image(str(tmp_path / "a.jpg")))
-    (tmp_path / "b.jpg").write_bytes(whole[:2] + b"\xff\xff" + whole[2:])  # bytes that fill up before a segment
+    (tmp_path / "b.jpg").write_bytes(whole[:2] + b"\xff\xff" + whole[2:])  # fill bytes before a segment
     np.testing.assert_array_equal(read_image(str(tmp_path / "b.jpg")), read_image(str(tmp_path / "a.jpg")))
     (tmp_path / "b.jpg").write_bytes(whole[:-2])
     with pytest.raises(ContractError, match="a whole JPEG, got one without its end"):
@@ -149,7 +149,7 @@ def test_several_pages_are_refused_with_their_number_or_one_is_chosen(tmp_path, 
     with pytest.raises(ContractError, match="expected page 3, got 3 pages"):
         read_image(path, page=3)
     single = write_image(tmp_path / f"b{suffix}", images[1]) if suffix != ".gif" else path
-    assert read_image(single, page=1).max() == 255  # a file of one page needs no choice
+    assert read_image(single, page=1).max() == 255  # in a file of one page the choice is ignored
 
 
 def test_overviews_and_the_thumbnail_of_a_phone_are_no_pages(tmp_path, colors):
@@ -158,7 +158,7 @@ def test_overviews_and_the_thumbnail_of_a_phone_are_no_pages(tmp_path, colors):
         file.write(colors[::2, ::2], photometric="rgb", subfiletype=1)
         file.write(np.ones((20, 30), bool), photometric="mask", subfiletype=4)
     np.testing.assert_array_equal(read_image(str(tmp_path / "a.tif")), colors)
-    tifffile.imwrite(tmp_path / "a.tif", colors, photometric="rgb", subfiletype=1)  # an overview in a file of its own
+    tifffile.imwrite(tmp_path / "a.tif", colors, photometric="rgb", subfiletype=1)  # an overview in its own file
     np.testing.assert_array_equal(read_image(str(tmp_path / "a.tif")), colors)
     pages(tmp_path / "b.jpg", [colors, colors[::2, ::2]], format="MPO")
     assert read_image(str(tmp_path / "b.jpg")).shape == colors.shape
@@ -234,7 +234,7 @@ def test_files_are_found_at_any_depth_through_links_but_for_hidden_ones(tmp_path
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/f.tif").touch()
     os.symlink(tmp_path / "elsewhere", tmp_path / "all/link")
-    os.symlink(tmp_path / "all", tmp_path / "all/p/above")  # without an end
+    os.symlink(tmp_path / "all", tmp_path / "all/p/above")  # an endless cycle
     os.symlink(tmp_path / "nowhere.png", tmp_path / "all/gone.png")
     found = files_in(tmp_path / "all", without={tmp_path / "all/q/masks"})
     names = [path.relative_to(tmp_path / "all").as_posix() for path in found]

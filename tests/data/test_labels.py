@@ -1,4 +1,4 @@
-"""Several classes and pixels that do not count, from the file to the batch."""
+"""Several classes and ignored pixels, from the file to the batch."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ COLORS = (("background", ("#000000",)), ("gland", ("#ff0000", "#00ff00")), ("pec
 
 
 def labels():
-    """A 40x30 map of label values with blocks of 64, 128 and 255."""
+    """Return a label map (30, 40) with blocks of 64, 128 and 255."""
     mask = np.zeros((30, 40), np.uint8)
     mask[2:12, 2:12], mask[2:12, 20:30], mask[20:28, 5:35] = 64, 128, 255
     return mask
@@ -129,7 +129,7 @@ def test_bands_and_pixels_without_data_come_from_a_geotiff(tmp_path, kind):
     pixels[:, :6] = 0
     for k, image in enumerate(pixels):
         (tmp_path / "images").mkdir(exist_ok=True)
-        tags = [(42113, "s", 0, "0", True)]  # what GDAL writes for no data
+        tags = [(42113, "s", 0, "0", True)]  # GDAL's no-data tag
         tifffile.imwrite(tmp_path / f"images/{k}.tif", image, photometric="rgb", planarconfig="contig", extratags=tags)
         write_image(tmp_path / f"masks/{k}.png", labels())
     options = {"classes": None, "mask_value": 255, "size": 40, "fit": "resize"}
@@ -167,11 +167,11 @@ def test_what_would_vanish_keeps_a_pixel_that_counts(options):
     dataset = Folder(root="x", images="i", masks="m", size=8, **options)
     mask, valid = np.zeros((64, 64), np.uint8), np.ones((64, 64), bool)
     valid[8:16, 8:14] = False
-    mask[10:12, 14:17] = 1  # on the border of what counts: most of it where less than half does
+    mask[10:12, 14:17] = 1  # at the border of the valid pixels: mostly where less than half is valid
     seen = view(Seen(np.zeros((64, 64, 3), np.uint8), mask, valid), dataset)
     assert seen.valid.sum() == 63
     assert np.argwhere(seen.mask).tolist() == [[1, 2]]
-    for left in (14, 64):  # nowhere else, nowhere at all
+    for left in (14, 64):  # only in that pixel, or nowhere
         mask[:] = 0
         mask[10:12, left : left + 2] = 1
         assert not view(Seen(np.zeros((64, 64, 3), np.uint8), mask, valid), dataset).mask.any()
@@ -191,7 +191,7 @@ def test_labels_too_few_to_count_after_resizing_are_one_sentence_or_left_out(tmp
 def test_a_class_has_a_pixel_by_its_share_of_the_part_that_counts(classes):
     dataset = Folder(root="x", images="i", masks="m", size=2, coverage=0.5, **classes)
     mask, valid = np.zeros((4, 4), np.uint8), np.ones((4, 4), bool)
-    mask[0, 0], valid[:2, :2] = 1, [[True, True], [False, False]]  # a half of the half that counts, a quarter of all
+    mask[0, 0], valid[:2, :2] = 1, [[True, True], [False, False]]  # half of the valid half, a quarter of all
     mask[2:, 2:] = 1
     assert view_mask(mask, valid, dataset)[0, 0]
     assert not view_mask(mask, None, dataset)[0, 0]

@@ -1,4 +1,4 @@
-"""Batches: what they hold, and that seed, epoch and index alone decide them."""
+"""The contents of batches, which depend on seed, epoch and index alone."""
 
 import pickle
 
@@ -54,13 +54,13 @@ def test_epochs_differ_in_order_and_in_augmentation():
     assert epoch(0, seed=2)[0] != names
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of a machine with one core
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 def test_workers_change_nothing():
     names, images = epoch(3)
     names2, images2 = epoch(3, workers=2)
     assert names == names2
     assert torch.equal(images, images2)
-    samples = DataModule(Synthetic(**SMALL), Strong()).samples("train")  # where processes are not forked
+    samples = DataModule(Synthetic(**SMALL), Strong()).samples("train")  # pickled if processes are not forked
     assert torch.equal(pickle.loads(pickle.dumps(samples))[[(0, 1)]]["image"], samples[[(0, 1)]]["image"])
 
 
@@ -124,15 +124,15 @@ def test_processes_share_an_epoch(monkeypatch):
     assert {index for batches in train for batch in batches for _, index in batch} == set(range(11))
     for size in (1, 2, 3, 4):
         each = list(in_each_process(lambda size=size: EpochBatches(11, 0, False, size, 3)))
-        assert len({len(batches) for batches in each}) == 1  # else one process waits for ever
+        assert len({len(batches) for batches in each}) == 1  # else one process waits forever
         lengths = [len(batch) for batches in each for batch in batches]
         assert min(lengths) > 0
-        assert max(lengths) <= max(size, 2)  # of 4, 4 and 3 images one by one in three batches, one has two
+        assert max(lengths) <= max(size, 2)  # 4 images in three batches of size 1: one batch has two
         assert sorted(index for batches in each for batch in batches for _, index in batch) == list(range(11))
 
     assert len(EpochBatches(2, 0, True, 4, 3)) == 1
     every = EpochBatches(11, 0, False, 2, 3)
-    every.limit(len(every), int)  # all batches of each process, which are all images
+    every.limit(len(every), int)  # all batches of each process are all images
     assert every.length == 11
 
 

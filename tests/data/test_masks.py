@@ -1,4 +1,4 @@
-"""What the pixels of a mask mean, however it was written."""
+"""The meaning of mask pixels in every file format."""
 
 from functools import partial
 

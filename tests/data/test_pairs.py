@@ -1,4 +1,4 @@
-"""Pairs in memory as a folder, which is written once."""
+"""Pairs in memory are written to a folder once."""
 
 import os
 from pathlib import Path

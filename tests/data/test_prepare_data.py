@@ -1,4 +1,4 @@
-"""Opening a data set: the cache and its bound, the fingerprint, and where pixels are kept without a cache."""
+"""Opening a data set: the cache and its size limit, the fingerprint, and where pixels are kept without a cache."""
 
 import json
 import os
@@ -60,10 +60,10 @@ def test_a_changed_file_or_reading_option_makes_a_new_cache(dataset):
     others = {open_data(replace(dataset, **change)).fingerprint for change in changes}
     assert len(others) == 4
     assert first not in others
-    for change in after_cutting:  # patches of any size, channels and bits are cut from one cache
+    for change in after_cutting:  # one cache serves patches of any size, channels and bits
         assert (open_data(replace(dataset, **change)).fingerprint == first) == (dataset.fit == "patch")
     os.utime(Path(dataset.root) / "masks/4.png", ns=(1, 1))
-    assert open_data(dataset).fingerprint == first  # the content counts
+    assert open_data(dataset).fingerprint == first  # only the content matters
     write_image(Path(dataset.root) / "masks/4.png", np.full((20, 24), 255))
     assert open_data(dataset).fingerprint not in {first, *others}
 
@@ -79,17 +79,17 @@ def test_a_copy_of_the_data_keeps_its_cache_with_old_times_and_with_new(dataset,
 
 def test_the_longest_unused_cache_goes_when_space_is_short(dataset):
     first = cache_name(open_data(dataset).fingerprint)
-    (Path(dataset.cache_dir) / "notes").mkdir()  # no cache, and never removed
+    (Path(dataset.cache_dir) / "notes").mkdir()  # not a cache, so never removed
     size = sum(path.stat().st_size for path in (Path(dataset.cache_dir) / first).iterdir())
     items = dataset.items()
-    bound = replace(dataset, cache_gb=(1.5 * size + cache_bytes(items, dataset)) / 1e9)  # this one and one more
+    bound = replace(dataset, cache_gb=(1.5 * size + cache_bytes(items, dataset)) / 1e9)  # room for this and another
     second = cache_name(open_data(replace(bound, threshold=1)).fingerprint)
-    former = Path(dataset.cache_dir) / ("0" * 20)  # of version 1, which has no records
+    former = Path(dataset.cache_dir) / ("0" * 20)  # a cache of version 1, without records
     former.mkdir()
     (former / "cache.json").write_bytes(bytes(size))
     for age, mark in ((300, first), (200, second)):
         os.utime(Path(dataset.cache_dir) / mark / "records.jsonl", (age, age))
-    open_data(bound)  # the first is used again
+    open_data(bound)  # uses the first cache again
     third = cache_name(open_data(replace(bound, threshold=2)).fingerprint)
     assert folders(dataset) == sorted([first, third, "notes"])
 
@@ -127,7 +127,7 @@ def test_what_is_remembered_survives_half_a_line_and_garbage(dataset):
     first = open_data(dataset).fingerprint
     file = Path(dataset.cache_dir) / "hashes.jsonl"
     for path in Path(dataset.root).rglob("*.png"):
-        os.utime(path, ns=(1, 1))  # or it may still change
+        os.utime(path, ns=(1, 1))  # old, else it may still change
     memo._known.clear()
     open_data(dataset)
     lines = file.read_bytes().splitlines(keepends=True)
@@ -144,14 +144,14 @@ def test_an_image_that_cannot_be_used_is_named_or_skipped_before_the_split_is_dr
     whole = Path(dataset.root, "images/3.png").read_bytes()
     Path(dataset.root, "images/3.png").write_bytes(b"")
     write_image(Path(dataset.root, "masks/5.png"), np.zeros((7, 9)))
-    for _ in range(2):  # also when the cache knows
+    for _ in range(2):  # the second time from the cache
         with pytest.raises(ContractError, match=r"3\.png: expected a readable|5: expected a mask of.*on_bad_item=skip"):
             open_data(dataset)
         opened = open_data(replace(dataset, on_bad_item="skip"))
         assert opened.skipped.keys() == {"3", "5"}
         assert opened.skipped["5"] == "image 5: expected a mask of its own size 24x20 (width x height), got 9x7"
         good = [item for item in dataset.items() if item.id not in ("3", "5")]
-        assert opened.splits.ids() == split_by_group(good, 0, 0.3, 0).ids()  # as if the others had never been there
+        assert opened.splits.ids() == split_by_group(good, 0, 0.3, 0).ids()  # as if the others did not exist
         assert "2 of 9 images are left out, the first because of " in opened.warnings()[0]
     Path(dataset.root, "images/3.png").write_bytes(whole)
     assert open_data(replace(dataset, on_bad_item="skip")).skipped.keys() == {"5"}

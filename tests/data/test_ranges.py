@@ -1,4 +1,4 @@
-"""Which values are black and white, where images have more than 8 bits, and how channels are normalized."""
+"""The values of black and white for images of more than 8 bits, and the normalization of channels."""
 
 import shutil
 from dataclasses import replace
@@ -52,7 +52,7 @@ def test_the_range_is_the_power_of_two_around_all_training_values(tmp_path, valu
     kind = np.float32 if isinstance(values[0], float) else np.int32 if min(values) < 0 else np.uint32
     images = [np.full((40, 48), values[0], kind) for _ in range(COUNT)]
     for k, image in enumerate(images):
-        image[3, 4 : 5 + k] = values[1]  # no two are the same
+        image[3, 4 : 5 + k] = values[1]  # no two images are equal
     opened = open_data(write(tmp_path, images))
     assert opened.facts()["range"] == expected
     low, high = expected

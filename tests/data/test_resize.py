@@ -37,7 +37,7 @@ def test_any_number_of_bands_is_resized_band_by_band(bands):
     image = np.random.default_rng(0).integers(0, 65535, (50, 60, bands), np.uint16)
     for side in (24, 70):
         expected = np.stack([resize(image[..., k], side, side) for k in range(bands)], axis=-1)
-        np.testing.assert_allclose(resize(image, side, side), expected, atol=1)  # rounded in other ways
+        np.testing.assert_allclose(resize(image, side, side), expected, atol=1)  # rounding differs
 
 
 def test_padding_keeps_proportions_and_centres():

@@ -1,4 +1,4 @@
-"""Samples of a split: patches drawn from large images, tiles that cover them, and the same from every place."""
+"""Samples of a split: patches drawn from large images, tiles that cover them, equal from every kind of storage."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ SHAPES = [(150, 90), (64, 64), (40, 200), (130, 131), (100, 100), (97, 65), (80,
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """Eight gray 16-bit images of several sizes; a small square of foreground in all but the last."""
+    """Eight gray 16-bit images of several sizes, with a small square of foreground in all but the last."""
     rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("raw")
     masks = [np.zeros(shape, np.uint8) for shape in SHAPES]
     for mask in masks[:7]:
@@ -79,7 +79,7 @@ def test_the_tiles_own_pixels_are_each_pixel_of_the_image_once(raw):
             assert valid.sum() == (bottom - top) * (last - first)
             assert 0 <= top < bottom <= raw.size
             assert 0 <= first < last <= raw.size
-            row, column = (int(n) for n in np.argwhere(left[name])[0])  # the next that no tile has had yet
+            row, column = (int(n) for n in np.argwhere(left[name])[0])  # the first pixel not yet covered
             mine = np.s_[row : row + bottom - top, column : column + last - first]
             truth = decode_native(items[name], raw)
             np.testing.assert_array_equal(image[top:bottom, first:last], truth[0][mine] >> 8)

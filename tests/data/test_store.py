@@ -1,4 +1,4 @@
-"""A store of decoded images: what it holds, how interrupted work resumes, and what it refuses."""
+"""The store of decoded images: its contents, resuming interrupted work, and refused folders."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.data.fabricate import write_image, write_pairs
 
 @pytest.fixture
 def raw(tmp_path):
-    """Six images of several sizes, 16 bits deep in part, in their own size."""
+    """Six images of different sizes, half of them with 16 bits, read at their own size."""
     rng = np.random.default_rng(0)
     masks = [(rng.random((8 + k, 9)) < 0.3).astype(np.uint8) for k in range(6)]
     images = [rng.integers(0, 256, mask.shape).astype(np.uint16 if k % 2 else np.uint8) for k, mask in enumerate(masks)]
@@ -66,7 +66,7 @@ def test_pixels_are_those_of_the_files_mapped_and_read_only_and_the_facts_those_
 
 def test_the_task_is_that_of_the_folder_as_it_is_now(raw, folder):
     prepared = Prepared(root=str(folder))
-    assert prepared.task.kind == "binary"  # of no folder yet
+    assert prepared.task.kind == "binary"  # the folder does not exist yet
     build(raw.items(), replace(raw, classes={"background": 0, "a": 1}), folder, complete=True)
     assert prepared.task.classes == ("background", "a")
 
@@ -94,7 +94,7 @@ def test_a_tail_that_a_killed_process_or_a_loss_of_power_left_is_ignored(raw, fo
         (folder / file).write_bytes((folder / file).read_bytes()[:-lost])
         build(raw.items(), raw, folder)
         assert_holds(folder, raw)
-        assert {record["id"] for record in lines(folder)} == {str(k) for k in range(6)}  # every line is whole again
+        assert {record["id"] for record in lines(folder)} == {str(k) for k in range(6)}  # every line is complete again
 
 
 def test_a_loss_of_power_and_a_repair_that_is_interrupted_mix_no_images(raw, folder):
@@ -103,7 +103,7 @@ def test_a_loss_of_power_and_a_repair_that_is_interrupted_mix_no_images(raw, fol
     lost = lines(folder)[3]
     os.truncate(folder / "pixels.bin", lost["arrays"]["image"][0])
     others = [item for item in raw.items() if item.id != lost["id"]]
-    build(others, raw, folder)  # all that the interrupted repair comes to
+    build(others, raw, folder)  # as far as the interrupted repair gets
     unfinish(folder)
     build(raw.items(), raw, folder)
     assert_holds(folder, raw)
@@ -113,7 +113,7 @@ def test_a_changed_byte_is_found_when_its_image_is_first_read_and_in_a_store_of_
     raw = replace(raw, fit="resize", size=8)
     build(raw.items(), raw, folder)
     whole = (folder / "pixels.bin").read_bytes()
-    for line in lines(folder):  # all but the first follow an array without bytes, the points
+    for line in lines(folder):  # all but the first follow the empty array of points
         pixels = bytearray(whole)
         pixels[line["arrays"]["image"][0]] ^= 1
         (folder / "pixels.bin").write_bytes(pixels)
@@ -195,7 +195,7 @@ def test_a_finished_store_of_another_version_or_that_has_lost_its_end_is_one_sen
         with pytest.raises(ContractError, match=sentence):
             open_store(folder)
         (folder / file).write_bytes(whole)
-    (folder / "manifest.json").write_text(json.dumps({"options": raw.reading_options(), "items": []}))  # of version 1
+    (folder / "manifest.json").write_text(json.dumps({"options": raw.reading_options(), "items": []}))  # version 1
     for use in (lambda: build(raw.items(), raw, folder), Prepared(root=str(folder)).items):
         with pytest.raises(ContractError, match=r"in format 4, got format 1; remove it, and run seglab\.prepare again"):
             use()

@@ -1,6 +1,6 @@
-"""The trainer that is exported for nnU-Net: its loss beside cross-entropy and Dice as torch computes them.
+"""The trainer exported for nnU-Net: its loss compared with cross-entropy and Dice computed by torch.
 
-nnU-Net is not among the packages of the tests: two classes stand in its place, with its names and calls.
+nnU-Net is not a test dependency: two classes with its names and calls replace it.
 """
 
 import sys
@@ -44,7 +44,7 @@ class Trainer:
 
 @pytest.fixture
 def exported(configure, tmp_path, monkeypatch):
-    """Export with overrides, and the class that the file has."""
+    """A function that exports with overrides and returns the trainer class in the file."""
     for path, kind in (("loss.deep_supervision", DeepSupervisionWrapper), ("nnUNetTrainer.nnUNetTrainer", Trainer)):
         module = ModuleType(path)
         setattr(module, path.rpartition(".")[2] if kind is Trainer else kind.__name__, kind)
@@ -60,7 +60,7 @@ def exported(configure, tmp_path, monkeypatch):
 
 
 def ids(size, k):
-    return torch.randint(0, k, (2, 1, size, size), dtype=torch.int16)  # as nnU-Net's loader gives them
+    return torch.randint(0, k, (2, 1, size, size), dtype=torch.int16)  # as from nnU-Net's data loader
 
 
 def test_classes_and_the_ignore_label_under_deep_supervision(exported):
@@ -80,7 +80,7 @@ def test_classes_and_the_ignore_label_under_deep_supervision(exported):
     value.backward()
     assert logits[0].grad is not None
     assert not logits[0].grad.mul(targets[0] == 3).any()
-    assert logits[2].grad is None  # nnU-Net's weight of the coarsest is 0
+    assert logits[2].grad is None  # nnU-Net gives the coarsest scale the weight 0
 
 
 def test_regions_are_channels_of_their_own_and_the_last_is_ignored(exported):

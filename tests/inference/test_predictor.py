@@ -1,4 +1,4 @@
-"""A run's model on images of any size: by its own scale, by tiles, by symmetries, and together with others."""
+"""A run's model on images of any size: at its own scale, in tiles, over symmetries, and in an ensemble."""
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ def opened(folder, **more):
 
 
 def photo(height, width, dtype=np.uint8):
-    """Smooth blobs in color, so that neighboring pixels are alike as in photographs."""
+    """Return smooth color noise, in which neighboring pixels are similar as in photographs."""
     noise = np.random.default_rng(0).random((height // 4 + 1, width // 4 + 1, 3)).astype(np.float32)
     return (cv2.resize(noise, (width, height)) * np.iinfo(dtype).max).astype(dtype)
 
@@ -69,7 +69,7 @@ def test_a_run_on_patches_slides_with_its_own_size_and_reduces_as_in_training(ru
     one, image = opened(runs / "deep"), photo(90, 131, np.uint16)
     small = cv2.resize(image, (65, 45), interpolation=cv2.INTER_AREA)
     np.testing.assert_array_equal(one.of_image(image), cv2.resize(one.at_scale(small), (131, 90)))
-    wide = photo(64, 64).astype(np.uint16) * 257  # what 8 bits are at the same brightness
+    wide = photo(64, 64).astype(np.uint16) * 257  # the same brightness in 16 bits
     np.testing.assert_allclose(one.at_scale(wide), one.at_scale(photo(64, 64)), atol=2)
     levels = np.array([[0, 32767, 32768, 65535]], np.uint16)
     masks = [class_masks(levels, [threshold], Task())[0].tolist() for threshold in (0.5, 1e-9)]
@@ -108,7 +108,7 @@ def test_a_film_is_cut_to_the_breast_where_training_was(runs, tmp_path):
     levels[box] = 0
     assert not levels.any()
     assert whole.of_file(str(tmp_path / "film.png")).all()
-    cv2.imwrite(str(tmp_path / "film.png"), film[:190])  # another picture in the same file
+    cv2.imwrite(str(tmp_path / "film.png"), film[:190])  # another image in the same file
     assert whole.of_file(str(tmp_path / "film.png")).shape == (190, 150)
 
 

@@ -1,4 +1,4 @@
-"""Tiles blended over an image give what the model says of the whole, wherever it does not look beyond them."""
+"""Blended tiles give the prediction for the whole image, as far as the receptive field stays within the tiles."""
 
 import tracemalloc
 
@@ -32,7 +32,7 @@ def test_tiles_cover_a_side_and_share_what_was_asked(length, window, overlap):
     starts = origins(length, window, overlap)
     grid = np.gcd(window, 32)
     assert starts[0] == 0
-    assert starts[-1] + window == max(length, window)  # none over the edge
+    assert starts[-1] + window == max(length, window)  # no tile crosses the edge
     assert all(start % grid == 0 for start in starts[:-1])
     steps = np.diff(starts)
     assert (steps > 0).all()
@@ -52,7 +52,7 @@ def test_weights_add_up_to_one_and_leave_the_inner_edges_out():
 
 
 def blur(reach):
-    """A convolution that looks `reach` pixels around it, padded with zeros as networks do."""
+    """Return a convolution that reaches `reach` pixels far, with the zero padding of networks."""
     conv = nn.Conv2d(1, 1, 2 * reach + 1, padding=reach, bias=False)
     nn.init.uniform_(conv.weight, 0, 0.01)
 
@@ -70,7 +70,7 @@ def test_a_model_that_looks_no_further_than_a_quarter_of_the_overlap_does_not_no
     expected = look(image[None])[0]
     np.testing.assert_allclose(whole(look, image, 64), expected, rtol=1e-4)
     far = np.abs(whole(blur(20), image, 64) - whole(blur(20), image, 64, 0.0)).max()
-    assert far > 1e-3  # a model that looks further does
+    assert far > 1e-3  # a model that reaches further does
 
 
 def test_memory_grows_with_the_width_and_not_with_the_height():

@@ -1,4 +1,4 @@
-"""Every model of conf/model keeps the promises that training, export and comparison rest on."""
+"""Every model of conf/model keeps the contract that training, export and comparison rely on."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ LIGHT = {"unet": {"base": 4, "depth": 3}, "fcn": {"base": 4}, "smp": {"encoder_n
 
 
 def build(name, channels=3, seed=5, **options):
-    """Make the model of a yaml, thinner where it has an option for that, from one seed."""
+    """Build the model of a YAML file from a seed, with fewer channels if it has an option for that."""
     torch.manual_seed(seed)
     cfg = OmegaConf.load(CONF / f"{name}.yaml")
     return instantiate(cfg, in_channels=channels, **LIGHT.get(name, {}), **options)

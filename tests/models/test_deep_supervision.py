@@ -1,4 +1,4 @@
-"""Nets that give logits of several scales in training, and those of the image's size otherwise."""
+"""Networks that return logits at several scales in training, and only at the image size otherwise."""
 
 import copy
 
@@ -30,9 +30,9 @@ def made(kind, **options):
 def test_scales_halve_in_training_and_the_finest_is_that_of_the_net_without(kind, options, sizes):
     image = torch.randn(2, 2, 64, 64, generator=torch.Generator().manual_seed(0))
     deep, plain = made(kind, **options, deep_supervision=True), made(kind, **options)
-    scales = copy.deepcopy(deep)(image)  # as the dry run does
+    scales = copy.deepcopy(deep)(image)  # like the dry run
     assert [tuple(logits.shape) for logits in scales] == [(2, 3, size, size) for size in sizes]
-    for number in range(len(sizes)):  # each has a head of its own
+    for number in range(len(sizes)):  # each scale has its own head
         deep.zero_grad()
         deep(image)[number].sum().backward()
         assert [head.weight.grad is not None for head in deep.heads] == [k + 1 == number for k in range(len(sizes) - 1)]

@@ -1,4 +1,4 @@
-"""Any module as a model: which of its outputs are the logits, and that they come in the image's size."""
+"""Any module as a model: the logits are found among its outputs and resized to the image size."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from seglab.models.external import External
 
 
 class Several(nn.Module):
-    """Gives its image at half the size, several times."""
+    """A model that returns its image at half the size, several times."""
 
     def __init__(self, kind):
         super().__init__()

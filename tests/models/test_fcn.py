@@ -1,4 +1,4 @@
-"""The fully convolutional net has the shapes of the mammography work and one kind of step where asked."""
+"""The FCN has the shapes of the mammography paper, and a single kind of upsampling if configured."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from seglab.models.fcn import FCN
 
 
 def shapes(net, size):
-    """Run one gray image and write down what leaves each named stage, as (channels, h, w)."""
+    """Return the output shape (channels, h, w) of each named stage for a gray image."""
     seen = []
     for stage in (net.dilated, *net.up, net.full, net.last):
         stage.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[1:])))
@@ -31,7 +31,7 @@ def test_every_choice_doubles_step_by_step_and_trains_every_weight(upsample, tra
     for skips in (False, True):
         net = FCN(1, base=2, upsample=upsample, skips=skips)
         assert shapes(net, 96) == sides
-        assert sum(isinstance(module, nn.ConvTranspose2d) for module in net.modules()) == transposed  # published: two
+        assert sum(isinstance(module, nn.ConvTranspose2d) for module in net.modules()) == transposed  # two as published
         logits = net(torch.randn(2, 1, 64, 96))
         assert logits.shape == (2, 1, 64, 96)
         logits.square().mean().backward()

@@ -1,4 +1,4 @@
-"""Networks of segmentation-models-pytorch are built by name, filled from files, and complain in one sentence."""
+"""Networks of segmentation-models-pytorch are built by name, load weight files, and raise errors of one sentence."""
 
 import pytest
 import torch

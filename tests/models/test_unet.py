@@ -1,4 +1,4 @@
-"""The U-Net has the paper's numbers, keeps sizes, and says what it cannot take."""
+"""The U-Net has the paper's number of parameters, keeps image sizes, and reports sizes that it cannot take."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from seglab.models.unet import UNet
 
 
 def paper_parameters(base, depth):
-    """Count by hand what figure 1 of the paper draws, with one input channel and one output channel."""
+    """Count the parameters of figure 1 of the paper by hand, with one input channel and one output channel."""
     conv = lambda i, o, k: i * o * k * k + o  # noqa: E731
     widths = [base * 2**level for level in range(depth + 1)]
     down = sum(conv(i, o, 3) + conv(o, o, 3) for i, o in zip([1, *widths], widths, strict=False))
@@ -48,7 +48,7 @@ def test_valid_padding_serves_every_size_beyond_its_context(size):
 
 def test_valid_logits_are_those_of_the_bare_net_on_the_mirrored_image():
     net = UNet(1, base=2, depth=2, padding="valid").eval()
-    image = torch.randn(1, 1, 36, 36)  # 36 = 4 + 4 * 8: no pixel to spare, 20 mirrored on each side
+    image = torch.randn(1, 1, 36, 36)  # 36 = 4 + 4 * 8: an exact fit, with 20 pixels mirrored on each side
     rows = [abs(i) if i < 36 else 70 - i for i in range(-20, 56)]
     assert torch.equal(net(image), net.inner(image[:, :, rows][..., rows])[0])
 

@@ -29,13 +29,13 @@ SHIPS = {k: [box(40 * n, 90 * n + k, 12, 60) for n in range(1 + k % 3)] for k in
 
 @pytest.fixture
 def root(tmp_path):
-    """Nine images with one to three ships each, bright on dark, and nine without."""
+    """Nine images with one to three bright ships each, and nine images without ships."""
     rows = ["ImageId,EncodedPixels"]
     for k in range(18):
         name = f"{k:09x}.jpg"
         ships = SHIPS.get(k, [])
         image = 30 + 200 * sum(ships, np.zeros((SIDE, SIDE), np.uint8))
-        image[k, 0] += 9  # no two files are the same
+        image[k, 0] += 9  # no two files are equal
         write_image(tmp_path / "train_v2" / name, image)
         rows += [f"{name},{run_lengths(mask)}" for mask in ships] or [f"{name},"]
     (tmp_path / TABLE).write_text("\n".join(rows) + "\n")
@@ -90,7 +90,7 @@ def test_masks_lie_on_the_ships_and_empty_images_are_empty(root):
 
 def test_a_fraction_of_the_empty_images_is_kept_and_always_the_same(root):
     items = ship(root, empty_fraction=0.25).items()
-    assert len(items) == 12  # nine with ships, three of twelve without
+    assert len(items) == 12  # nine with ships, and a quarter of twelve
     assert [item.id for item in items] == [item.id for item in ship(root, empty_fraction=0.25).items()]
     assert {item.id for item in ship(root, empty_fraction=0.1).items()} < {item.id for item in items}
 
@@ -107,11 +107,11 @@ def test_each_ship_is_an_object_through_resizing_patches_and_preparing(root, tmp
         item = next(item for item in data.items() if item.id == f"{0:09x}.jpg")
         np.testing.assert_array_equal(objects_of(item, replace(data, size=768)), expected)
         np.testing.assert_array_equal(objects_of(item, replace(data, size=800, fit="patch")), expected)
-        assert cv2.connectedComponents(item.mask())[0] == 2  # in the mask they are one
+        assert cv2.connectedComponents(item.mask())[0] == 2  # a single object in the mask
         small = objects_of(item, replace(data, size=256, fit="resize"))
         np.testing.assert_array_equal(small[:5, :41], np.pad([[1] * 20 + [2] * 20] * 4, (0, 1)))
         patch = objects_of(item, replace(data, size=128, reduce=3, fit="patch"))
-        np.testing.assert_array_equal(patch, small)  # whole, as such images are tested
+        np.testing.assert_array_equal(patch, small)  # whole images, as in a test
     assert DataModule(raw).objects("test").keys() == {item.id for item in DataModule(raw).splits.test}
 
 
@@ -196,7 +196,7 @@ def test_the_real_table_has_31_ships_that_are_unlike_the_sea(shared_data):
         assert item.objects().max() == len(ships[item.id])
         ring = cv2.dilate(mask, np.ones((41, 41))) - mask
         away = abs(image - np.median(image[ring > 0], axis=0))
-        assert away[mask > 0].mean() > 1.5 * away[ring > 0].mean()  # a ship is unlike the sea around it
+        assert away[mask > 0].mean() > 1.5 * away[ring > 0].mean()  # ships differ from the sea around them
     with pytest.raises(ContractError, match="a folder that exists"):
         ship(shared_data / "nowhere").items()
 
@@ -208,4 +208,4 @@ def test_the_real_ships_against_themselves_score_1_and_so_they_do_seen_smaller(s
         ships = [np.where(mask, labels, 0) for labels, mask in truth]
         assert [object_scores(one, one)["object_f2"] for one in ships] == [1.0] * 19
         assert sum(len(np.unique(one[one > 0])) for one in ships) == 31
-        assert sum(cv2.connectedComponents(mask)[0] - 1 for _, mask in truth) < 31  # some lie side by side
+        assert sum(cv2.connectedComponents(mask)[0] - 1 for _, mask in truth) < 31  # some ships touch

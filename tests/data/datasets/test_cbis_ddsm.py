@@ -23,7 +23,7 @@ LESIONS = [
     ("mass", "test", "P_00002", "RIGHT", "MLO", 1, "BENIGN_WITHOUT_CALLBACK", 1, 40),
     ("mass", "train", "P_00003", "LEFT", "CC", 1, "BENIGN", 2, 10),
     ("calc", "test", "P_00003", "LEFT", "CC", 1, "MALIGNANT", 2, 70),  # the same film in a test table
-    ("mass", "train", "P_00003", "RIGHT", "CC", 1, "BENIGN", 2, 10),  # and its patient therefore a test patient
+    ("mass", "train", "P_00003", "RIGHT", "CC", 1, "BENIGN", 2, 10),  # so its patient is a test patient
     ("calc", "train", "P_00004", "RIGHT", "CC", 1, "BENIGN", 4, 50),
 ]
 FILMS = sorted({"_".join(lesion[2:5]) for lesion in LESIONS})
@@ -67,7 +67,7 @@ def roi(top, off):
 
 @pytest.fixture(params=["nbia", "classic", "png", "series", "flat"])
 def root(request, tmp_path):
-    """The lesions as they lie on people's disks, in five layouts."""
+    """The lesions in the five layouts that users have."""
     tables(tmp_path / "csv")
     for lesion in LESIONS:
         kind, patient, top = lesion[0], lesion[2], lesion[-1]
@@ -81,15 +81,15 @@ def root(request, tmp_path):
                 below = f"07-20-2016-DDSM-{study[-5:]}/1.000000-{words}-{series[-5:]}"
                 nbia[name] = tmp_path / "CBIS-DDSM" / case / below
             write_dicom(nbia[image] / "1-1.dcm", film(patient))
-            if kind == "mass":  # crop and mask lie in one series
+            if kind == "mass":  # crop and mask are in one series
                 write_dicom(nbia[mask] / "1-1.dcm", small)
                 write_dicom(nbia[mask] / "1-2.dcm", roi(top, off), bits=8)
-            else:  # or the mask alone, in one that is called by the other's name
+            else:  # or only the mask, in a series named as the crop
                 alone = nbia[mask].with_name(nbia[mask].name.replace("ROI mask images", "cropped images"))
                 write_dicom(alone / "1-1.dcm", roi(top, off), bits=8)
         elif request.param == "classic":
             write_dicom(tmp_path / image, film(patient))
-            write_dicom(tmp_path / mask, small)  # the two names are exchanged
+            write_dicom(tmp_path / mask, small)  # the two names are swapped
             write_dicom(tmp_path / crop, roi(top, off), bits=8)
         elif request.param == "flat":
             case = image.split("/")[0]
@@ -262,7 +262,7 @@ def test_every_film_of_a_real_nbia_download_is_found_unless_its_case_is_not_ther
     assert len(items) == 361
     there = {path.name for path in (tmp_path / "CBIS-DDSM").iterdir()}
     absent = [item.fault.split("/")[0] for item in items if item.fault]
-    assert len(absent) == 13  # the download lacks them
+    assert len(absent) == 13  # missing in the download
     assert not there & set(absent)
 
 

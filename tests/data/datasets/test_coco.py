@@ -1,4 +1,4 @@
-"""Outlines of COCO files become masks: each kind of region, overlapping classes, crowds, and faults of a file."""
+"""COCO annotations become masks: each kind of region, overlapping classes, crowds, and faulty files."""
 
 import json
 
@@ -40,7 +40,7 @@ def coco(root, **options):
 
 @pytest.fixture
 def root(tmp_path):
-    runs = {"counts": [2 * HEIGHT, HEIGHT, (WIDTH - 3) * HEIGHT], "size": [HEIGHT, WIDTH]}  # all of the third column
+    runs = {"counts": [2 * HEIGHT, HEIGHT, (WIDTH - 3) * HEIGHT], "size": [HEIGHT, WIDTH]}  # the whole third column
     crowd = {"counts": [0, HEIGHT, (WIDTH - 1) * HEIGHT], "size": [HEIGHT, WIDTH]}
     regions = [region(SHIP, square(4, 6, 12, 10)), region(PLANE, square(10, 6, 14, 10)), region(PLANE, runs)]
     return write(tmp_path, [*regions, region(SHIP, crowd, crowd=1), region(SHIP, square(0, 0, 4, 4), image=11)], 8)

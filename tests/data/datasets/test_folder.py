@@ -152,7 +152,7 @@ def test_several_masks_of_one_image_are_united(tmp_path):
     assert items[3].mask().sum() == single[3].mask().sum() + 50
     assert len(items[3].files) == 3
     soft = folder(tmp_path, **both, soft=True, ignore=255).items()[3].mask()
-    np.testing.assert_array_equal(np.isnan(soft), items[3].mask())  # 255 in either does not count
+    np.testing.assert_array_equal(np.isnan(soft), items[3].mask())  # 255 in either mask is ignored
     save(tmp_path / "all/case (03)_mask_1.png", white(more[1:]))
     with pytest.raises(ContractError, match=r"\(03\)_mask.png: expected masks of one size, got 48x39, 48x40"):
         folder(tmp_path, **both, classes={"background": 0, "object": 255}).items()[3].mask()
@@ -222,7 +222,7 @@ def test_a_table_names_the_files_of_each_image_its_split_and_its_group(tmp_path)
     ):
         open_data(folder(tmp_path, table="list.csv"))
     items = folder(tmp_path, table="list.csv", missing_mask="empty").items()
-    for separator in ";\t":  # of spreadsheets where 0,5 is a half
+    for separator in ";\t":  # of locales with a decimal comma
         (tmp_path / "other.csv").write_text(table.read_text().replace(",", separator))
         assert folder(tmp_path, table="other.csv", missing_mask="empty").items()[0].files == items[0].files
     assert [item.id for item in items] == [f"scans/0{k}" for k in range(4)]

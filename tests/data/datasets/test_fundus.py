@@ -9,7 +9,7 @@ from tests.data.fabricate import write_image
 
 @pytest.fixture
 def drishti(tmp_path):
-    """Images in ALL, and copies of some in GLAUCOMA; one row of the five values of four votes in each map."""
+    """Images in ALL, with copies of some in GLAUCOMA; the rows of a map have the five values of four votes."""
     votes = np.repeat(np.array([[0, 64, 127, 191, 255]], np.uint8), 6, 0)
     for folder, numbers in (("Training", (2, 4, 8)), ("Test", (1, 3))):
         for n in numbers:

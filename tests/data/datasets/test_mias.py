@@ -40,7 +40,7 @@ def test_circles_are_filled_and_y_is_counted_from_the_bottom(root):
     two = items["mdb005"].mask()
     assert two[1023 - 133, 477] == two[1023 - 168, 500] == 1
     assert not items["mdb002"].mask().any()
-    groups = [items[f"mdb00{n}"].group for n in (1, 2, 5, 6)]  # both films of a patient are one
+    groups = [items[f"mdb00{n}"].group for n in (1, 2, 5, 6)]  # both films of a patient share a group
     assert groups[0] == groups[1] != groups[2] == groups[3]
 
 
@@ -75,14 +75,14 @@ def test_a_film_that_is_not_listed_and_a_damaged_row_are_one_sentence(root):
 def test_shrunk_films_have_smaller_circles(root, side):
     for path in (root / "all-mias").iterdir():
         write_image(path, np.full((side, side), 9))
-    # The centers of the pixels, in pixels of the published film.
+    # Pixel centers in coordinates of the published film.
     rows, columns = (np.mgrid[:side, :side] + 0.5) * 1024 / side - 0.5
     for item in mias(root).items():
         if not item.left_out:
             circles = read_info(root / "Info.txt")[item.id]
             outside = [np.hypot(columns - x, rows - (1023 - y)) - radius for x, y, radius in circles]
             distance, mask = np.min([np.full((side, side), np.inf), *outside], 0), item.mask()
-            half = 512 / side  # of a pixel, and half of one that the drawn circle is off by
+            half = 512 / side  # half a pixel, in film pixels; the drawn circle is off by up to 0.5
             assert mask[distance < -half - 0.5].all()
             assert not mask[distance > half + 0.5].any()
 

@@ -1,4 +1,4 @@
-"""Slices of volumes become items: their pixels, labels and groups, and faults of a volume."""
+"""Slices of volumes become items: their pixels, labels and groups, and faulty volumes."""
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ def write(path, values, affine=LPS, slope=None):
 
 
 def scan(k):
-    """Make values of a CT and labels 0, 1 and 2, which the first slice has none of."""
+    """Return the values of a CT scan and its labels 0, 1 and 2; the first slice is all 0."""
     rng = np.random.default_rng(k)
     labels = np.zeros(SHAPE, np.uint8)
     labels[4:12, 3:9, 1:], labels[5:8, 4:6, 2:4] = 1, 2
@@ -62,13 +62,13 @@ def test_labels_are_classes_and_the_range_holds_negative_values(root):
     data = nifti(root, classes={"background": 0, "organ": 1, "lesion": 2}, channels=1)
     np.testing.assert_array_equal(data.items()[2].mask(), scan(0)[1][..., 2].T)
     opened = open_data(data)
-    assert opened.dataset.range == (-1024, 127)  # powers of two around the least and the greatest value, -1000 and 99
+    assert opened.dataset.range == (-1024, 127)  # powers of two around the values from -1000 to 99
     groups = [{item.group for item in opened.splits[split]} for split in ("train", "val", "test")]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 8
     read_volume.cache_clear()
     for item in data.items()[:5]:
         item.image(), item.mask()
-    assert read_volume.cache_info().misses == 2  # once for all slices of a volume
+    assert read_volume.cache_info().misses == 2  # a volume is read once for all slices
 
 
 def test_slices_without_foreground_are_left_out_on_demand(root):

@@ -62,7 +62,7 @@ def test_label_noise_spoils_training_masks_alone_at_its_rate():
         assert all((a[0] == b[0]).all() for a, b in pairs)
         assert all((a[1] == b[1]).all() for a, b in pairs) == (split != "train")
     spoilt = [(a[1] != b[1]).any() for a, b in zip(pictures(clean), pictures(half), strict=True)]
-    assert 6 <= sum(spoilt) <= 18  # of 24 discs, one an image
+    assert 6 <= sum(spoilt) <= 18  # of 24 discs, one per image
 
 
 def test_a_wrong_object_is_missing_flipped_grown_or_shrunk():
