@@ -1,4 +1,4 @@
-"""Whatever value an option is given, the check before a run ends in sentences or lets the run begin."""
+"""For any value of any option, the check before a run either raises errors of one sentence or lets the run begin."""
 
 import contextlib
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_a_check_gives_sentences_or_passes(changes):
 
 
 FEW = st.sampled_from([-1, 0, 1, 2, 3, 0.5, -0.5, 1e-9])
-"""No number that a machine of any size could not train with."""
+"""Numbers that any machine could train with."""
 ORDINARY = st.one_of(FEW, WORDS, st.none(), st.booleans(), st.lists(FEW, max_size=3))
 
 
@@ -66,6 +66,6 @@ def test_what_passes_the_check_trains_or_ends_in_a_sentence(changes):
             train(cfg, Path(place) / "run")
         except (ConfigError, ContractError) as error:
             said = str(error)
-        except OSError as error:  # of which the command makes a sentence
+        except OSError as error:  # which the command reports in a sentence
             said = f"{error.filename}: expected to read and write files" if error.filename else "of no file"
-    assert all(": " in line for line in said.splitlines())  # Lightning's own words may follow `trainer:`
+    assert all(": " in line for line in said.splitlines())  # Lightning's message may follow `trainer:`

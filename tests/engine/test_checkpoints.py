@@ -1,4 +1,4 @@
-"""Checkpoints are kept in memory and written seldom, the last one after the best."""
+"""Checkpoints are kept in memory and written rarely, the last one after the best."""
 
 import torch
 

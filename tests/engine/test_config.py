@@ -1,4 +1,4 @@
-"""The configuration is checked against the code that it calls, and names the run by what makes the experiment."""
+"""The configuration is checked against the code that it calls, and the run is named by what defines the experiment."""
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
@@ -84,7 +84,7 @@ def test_the_identity_ignores_paths_device_workers_and_logging_only(configure):
         return identity(other)
 
     quiet = {"folder": "b", "study": "other", "workers": 2, "trainer.accelerator": "cpu", "dataset.cache_gb": 1}
-    quiet |= {"evaluation_processes": 2, "loss.gamma": 2.0}  # the default, written out
+    quiet |= {"evaluation_processes": 2, "loss.gamma": 2.0}  # the default, given explicitly
     assert {of(*change) for change in quiet.items()} == {identity(cfg)}
     loud = {"seed": 2, "optimizer.lr": 1, "dataset.size": 64, "trainer.max_epochs": 1, "init_from": "a"}
     loud |= {"loss._target_": "x", "init_include": ["down.*"], "trainer.devices": 2, "trainer.num_nodes": 3}
@@ -135,7 +135,7 @@ def test_an_experiment_has_two_sizes_and_no_third(configure):
     ("word", "swept"), [("A,B", True), ("choice(A,B)", True), ("A", False), ("'A,B'", False), ("[A,B", False)]
 )
 def test_the_root_is_a_part_of_the_experiment_where_a_sweep_goes_over_several(configure, monkeypatch, word, swept):
-    monkeypatch.setenv(SWEPT, "")  # so that it is removed in the end
+    monkeypatch.setenv(SWEPT, "")  # so that monkeypatch removes it at the end
     monkeypatch.delenv(SWEPT)
     cfg, roots = configure("train", "folder=a", "dataset=folder"), set()
     mark_swept(["dataset=folder", f"dataset.root={word}"])

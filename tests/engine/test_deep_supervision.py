@@ -1,4 +1,4 @@
-"""model.deep_supervision=true: what a run trains with, measures and keeps."""
+"""model.deep_supervision=true: the training, the metrics and the checkpoint of a run."""
 
 import numpy as np
 import pytest

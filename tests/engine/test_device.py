@@ -1,4 +1,4 @@
-"""What is asked of the machine that computes."""
+"""Requirements on the device that trains."""
 
 import subprocess
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Every numeric option has a domain; what lies outside is one sentence, and the defaults lie inside."""
+"""Every numeric option has a domain; values outside raise an error of one sentence, and defaults lie inside."""
 
 import shlex
 from pathlib import Path
@@ -46,7 +46,7 @@ WRONG = (
     },
     {"monitor=null": "monitor: expected a metric such as val/iou_pooled, got null"},
 )
-"""What is said of which words; those of one command line."""
+"""The error message for each override; each mapping is one command line."""
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -1,4 +1,4 @@
-"""callbacks=ema: the average over steps is what is validated, saved and tested."""
+"""callbacks=ema: the average over steps is validated, saved and tested."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ WITH += ("callbacks.ema.decay=0.15", "optimizer.lr=0.01", "trainer.max_epochs=3"
 
 
 class Watch(Callback):
-    """Notes the weights of the last layer after each step, and those that are validated and tested."""
+    """Record the weights of the last layer after each step, and those that are validated and tested."""
 
     trained: list[Tensor]
     measured: list[Tensor]
@@ -55,6 +55,6 @@ def test_the_average_is_validated_saved_and_tested(configure, tmp_path, monkeypa
     files = (run.best, tmp_path / "checkpoints/last.ckpt", *run.snapshots.values())
     saved = [weights_of(file)["model.last.weight"] for file in files]
     torch.testing.assert_close(saved, [best, per_epoch[-1], *per_epoch])
-    torch.testing.assert_close(Watch.measured[3:], [best, best])  # of the validation and the test images
+    torch.testing.assert_close(Watch.measured[3:], [best, best])  # on validation and test images
     assert facts["metrics"]["val/iou_pooled"] == pytest.approx(facts["monitor"]["value"])
     assert not torch.equal(Watch.trained[-1], per_epoch[-1])

@@ -1,4 +1,4 @@
-"""Steps that are recorded as CUDA graphs; here a recording that computes anew stands for the GPU's."""
+"""Steps recorded as CUDA graphs; here a fake recording that computes each replay stands in for the GPU's."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.conftest import assert_same_tables, train_small
 
 
 class Recording:
-    """Computes on the memory of the first inputs, and gives its results in the memory of the first ones."""
+    """A fake CUDA graph: it computes on the memory of the first inputs and returns the memory of the first outputs."""
 
     def __init__(self, work, inputs, model, pool):
         self.work, self.model = work, model
@@ -51,7 +51,7 @@ def test_a_run_of_recorded_steps_is_that_of_computed_ones(words, tmp_path, monke
 
     monkeypatch.setattr(SegModule, "on_train_start", begin)
     graphs = train_small(tmp_path / "graphs", *words)
-    assert len(recorded[0].known) >= 2  # training, and validation
+    assert len(recorded[0].known) >= 2  # training and validation
     assert_same_tables(plain, graphs)
 
 

@@ -1,4 +1,4 @@
-"""A model starts from another's weights: those that fit and are asked for, and it says which."""
+"""A model starts from the weights of another: those that fit and are selected, which are reported."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.conftest import SMALL, facts_of, killed, train_small, weights_of
 
 
 class Net(nn.Module):
-    """An encoder of two layers and a head, under names of their own."""
+    """A network with an encoder of two layers and a head."""
 
     def __init__(self, channels=3, out=1, width=4):
         super().__init__()
@@ -22,7 +22,7 @@ class Net(nn.Module):
 
 
 def saved(folder, state, kind):
-    """Write a state as trainers do."""
+    """Write a state in the format of a trainer; return the path."""
     if kind == "safetensors":
         save_file(state, folder / "w.safetensors")
         return str(folder / "w.safetensors")
@@ -49,7 +49,7 @@ def test_what_does_not_fit_is_named_and_keeps_its_first_values(tmp_path):
     state["aux.weight"] = torch.zeros(2)
     before = {name: value.clone() for name, value in here.state_dict().items()}
     facts = start_from(here, saved(tmp_path, state, "lightning"))
-    assert facts["left"] == ["encoder.0.weight", "head.bias"]  # of another shape, and missing there
+    assert facts["left"] == ["encoder.0.weight", "head.bias"]  # of another shape, and missing in the file
     assert facts["loaded"] == 7
     after = here.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in ("head.bias", "encoder.0.weight"))
@@ -91,7 +91,7 @@ def test_where_nothing_can_be_loaded_is_one_sentence(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_starts_from_another_with_larger_images_and_another_loss(tmp_path):
-    """It starts with the other's weights and, interrupted, resumes from its own."""
+    """The run starts with the weights of the first and, after an interruption, resumes from its own."""
     first, second = train_small(tmp_path / "first", "trainer.max_epochs=1"), tmp_path / "second"
     still = ("optimizer.lr=1e-30", "optimizer.weight_decay=0", "model.norm=batch")
     words = (*still, "dataset.size=64", "loss=iou", f"init_from={first}")
@@ -103,16 +103,16 @@ def test_a_run_starts_from_another_with_larger_images_and_another_loss(tmp_path)
     began = facts_of(second)["initial"]
     assert began["loaded"] == began["weights"] == len(own)
     best.rename(first / "checkpoints/kept.ckpt")
-    train_small(second, *words)  # nothing to load any more, and nothing is
+    train_small(second, *words)  # resumes without the file
     assert facts_of(second)["initial"] == began
-    train_small(second, *words)  # finished: skipped
+    train_small(second, *words)  # finished, so skipped
     torch.save({"state_dict": {}}, best)
     with pytest.raises(ContractError, match=r"the weights that it began with, got a file that has changed since"):
         train_small(second, *words)
 
 
 def test_runs_that_differ_in_loss_or_start_are_paired(configure, tmp_path):
-    """The same first weights for every loss, the same images in the same order, the same random numbers."""
+    """Every loss has the same initial weights, the same images in the same order, and the same random numbers."""
     file, seen = tmp_path / "w.ckpt", []
     torch.save({}, file)
     for words in (["loss=bce"], ["loss=tversky"], ["loss=bce", f"init_from={file}"]):

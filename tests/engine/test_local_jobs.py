@@ -1,4 +1,4 @@
-"""Several processes at once, each for one number, and what is reported when they end."""
+"""Several concurrent processes, each with one job, and the reports when they end."""
 
 import contextlib
 import errno
@@ -42,13 +42,13 @@ def _all_lines(caplog):
 
 @pytest.fixture
 def journal(tmp_path, monkeypatch):
-    """That of a sweep which this process works for."""
+    """The journal of a sweep that this process works for."""
     monkeypatch.setenv(JOURNAL, str(tmp_path / "journal"))
     return tmp_path / "journal"
 
 
 def left(folder, **facts):
-    """The folder of a run with what it left in run.json."""
+    """Write the run.json of a run; return its folder."""
     write_json(folder / "run.json", facts)
     return folder
 
@@ -69,7 +69,7 @@ def test_values_come_in_order_and_a_process_that_dies_leaves_the_others_at_work(
 def test_an_error_in_the_parent_ends_every_process(tmp_path):
     def work(k):
         if k == 1:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever a test before has made of it
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an earlier test may have changed it
             signal.pause()
         (tmp_path / f"{k}-{os.getpid()}").touch()
         return 0.0
@@ -84,7 +84,7 @@ def test_an_error_in_the_parent_ends_every_process(tmp_path):
 
 @pytest.fixture
 def in_command():
-    """Signals raise in this test, as in a command."""
+    """Install the signal handlers of a command, which raise."""
     before = {number: signal.getsignal(number) for number in stop_signals()}
     with _exit_code_of_signals():
         yield
@@ -126,7 +126,7 @@ def test_runs_stop_as_by_sigterm_where_the_process_of_their_sweep_is_killed(in_c
 
 def test_a_signal_during_a_fork_is_not_lost(in_command):
     kicks = [lambda: os.kill(os.getpid(), signal.SIGTERM)]
-    os.register_at_fork(after_in_parent=lambda: kicks and kicks.pop()())  # where Python swallows what a handler raises
+    os.register_at_fork(after_in_parent=lambda: kicks and kicks.pop()())  # where Python ignores errors of handlers
     with pytest.raises(KeyboardInterrupt):
         run_in_processes(lambda k: time.sleep(0.2) or 0.0, 2, 2, lambda k, code: None)
 
@@ -205,7 +205,7 @@ def test_a_run_that_could_not_record_its_end_on_a_full_disk_is_interrupted(tmp_p
 def test_the_time_left_counts_what_runs_at_once():
     progress = Progress([Path(name) for name in "abcd"], at_once=2)
     progress.seconds = [60.0]
-    progress.started = {1: time.time() - 60, 2: time.time()}  # a has ended, b is about to
+    progress.started = {1: time.time() - 60, 2: time.time()}  # a has ended, b is about to end
     assert progress.time_left(3) == pytest.approx(60, abs=1)
     progress.started = {3: time.time() - 45}
     assert progress.time_left(1) == pytest.approx(15, abs=1)
@@ -234,9 +234,9 @@ def test_a_sweep_that_stops_at_its_first_failure_stops_at_a_refused_run_too(tmp_
     refuse(tmp_path / "a", ContractError(), "optimizer.lr: expected a number above 0, got -1")
     with pytest.raises(SweepStopped, match="expected no failed run before this one, got a; on_fail=continue") as stop:
         register(tmp_path / "b", on_fail="stop")
-    refuse(tmp_path / "b", stop.value, str(stop.value))  # waits for the next start
+    refuse(tmp_path / "b", stop.value, str(stop.value))  # b waits for the next start
     register(tmp_path / "c")
-    with Run(tmp_path / "a"):  # another sweep is at work there: it was refused for that
+    with Run(tmp_path / "a"):  # a is refused because another sweep is training it
         register(tmp_path / "d", on_fail="stop")
     assert [run.get("status") for run in registered_runs(journal)] == ["refused", None, None]
 
@@ -248,7 +248,7 @@ def test_a_run_that_was_finished_before_is_not_announced_as_trained(tmp_path, jo
     assert caplog.messages[0].endswith("bce_s1 is finished already; val/iou 0.5000")
     assert "1 runs: 1 finished already;" in summary(registered_runs(journal), 1.0, plan=False)
     assert "1 runs: 1 finished;" in summary(registered_runs(journal), 1.0, plan=True)
-    Progress([folder], at_once=1).ended(0, -9)  # while it was looked at whether it can be trained again
+    Progress([folder], at_once=1).ended(0, -9)  # killed during the check of whether it can be trained again
     assert caplog.messages[1].endswith("bce_s1 refused")
 
 
@@ -302,9 +302,9 @@ def test_a_job_that_was_refused_does_not_pass_for_the_run_that_its_folder_holds(
     assert "1 runs: 1 refused" in said
     assert "  refused: bce_s1: run bce_s1: expected the data" in said
     assert "left: nothing" in summary(registered_runs(journal), 1.0, plan=True)
-    other = tmp_path / "iou_s1"  # it has no folder yet
+    other = tmp_path / "iou_s1"  # without a folder yet
     announce([other])
     refuse(other, ContractError(), "examples: expected a whole number of at least 1, got 0")
     assert "2 runs: 2 refused" in summary(registered_runs(journal), 1.0, plan=True)
-    left(folder, **FINISHED, sweep=str(journal))  # the sweep tried it once more
+    left(folder, **FINISHED, sweep=str(journal))  # the sweep tried again
     assert "1 finished" in summary(registered_runs(journal), 1.0, plan=False)

@@ -1,4 +1,4 @@
-"""The value of a scheduled parameter is computed here by hand; a wrong schedule is one sentence."""
+"""The values of scheduled parameters are as computed by hand; a wrong schedule raises an error of one sentence."""
 
 import pytest
 
@@ -40,14 +40,14 @@ def test_what_does_not_happen_in_a_training_is_said():
     found = ramps({"first": {"pos_weight": {"to": 1, "epochs": 4}}}, loss)
     assert unreached(loss, found, 5) == []
     late = "schedule.first.pos_weight: needs more than 4 epochs, the training has"
-    assert unreached(loss, found, 4) == [f"{late} 4"]  # the first epoch has the first value
+    assert unreached(loss, found, 4) == [f"{late} 4"]  # the first epoch has the start value
     assert unreached(loss, found, 3) == [
         f"{late} 3",
         "loss: no second loss takes over in 3 epochs (trainer.max_epochs)",
     ]
     assert unreached(BCE(), {}, 1) == []
     patient = Switch(first=BCE(), second=Dice(), patience=2)
-    assert [len(unreached(patient, {}, epochs, every=3)) for epochs in (9, 10)] == [1, 0]  # validations count
+    assert [len(unreached(patient, {}, epochs, every=3)) for epochs in (9, 10)] == [1, 0]  # patience counts validations
 
 
 def test_a_weight_worked_out_from_the_data_is_where_its_schedule_starts():

@@ -1,4 +1,4 @@
-"""The module trains with the loss in float32, stops at a loss that is no number, and rehearses without a trace."""
+"""The module trains with the loss in float32, stops at a loss of NaN, and is unchanged by a dry run."""
 
 import copy
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from tests.conftest import train_small
 
 
 class Tiny(nn.Module):
-    """One convolution, BatchNorm and dropout: everything that a rehearsal could leave a trace in."""
+    """A network with BatchNorm and dropout, that is, everything that a dry run could change."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ class Tiny(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Poisoned(Loss):
-    """Not a number for the second image."""
+    """A loss that is NaN for the second image."""
 
     def value(self, x):
         return x.z.mean((1, 2)) * torch.tensor([1.0, float("nan")])
@@ -69,7 +69,7 @@ def test_a_loss_that_is_no_number_stops_and_names_its_images():
     with pytest.raises(ContractError, match=r"loss: expected a finite number, got nan; in epoch 0 for two; lower"):
         module(Poisoned()).training_step(batch(), 0)
     with pytest.raises(ContractError, match=r"of the frequency to the background, got 1.0; in epoch 0 for one, two$"):
-        module(LogitAdjusted(prior=1.0)).training_step(batch(), 0)  # no learning rate mends it
+        module(LogitAdjusted(prior=1.0)).training_step(batch(), 0)  # no learning rate helps
 
 
 def test_a_batch_or_a_loss_of_another_trainer_is_one_sentence():
@@ -90,7 +90,7 @@ def test_the_weights_of_foreign_code_follow_the_module_and_are_not_in_its_checkp
 
 
 def test_losses_that_are_looked_at_later_name_the_images_of_the_first_bad_step():
-    """On a GPU the losses of many steps are read together; after the first bad step all are bad."""
+    """On a GPU the losses of many steps are read together; all steps after the first bad one are bad."""
     later, nan = module(), float("nan")
     later._unchecked = [(torch.tensor([1.0, 2.0]), ["a", "b"]), (torch.tensor([1.0, nan]), ["c", "d"])]
     later._unchecked += [(torch.tensor([nan, nan]), ["e", "f"])]
@@ -107,7 +107,7 @@ def test_the_loss_is_float32_under_autocast():
 
 
 def test_gradients_are_clipped_in_every_precision_with_a_fused_optimizer():
-    """Lightning refuses to clip where an optimizer that is fused could have to take a scale out of the gradients."""
+    """Lightning refuses to clip if a fused optimizer may have to unscale the gradients."""
     for precision, scaler in (("32-true", None), ("bf16-mixed", None), ("bf16-mixed", "a scaler")):
         clipped = module()
         plugin = MixedPrecision(precision, "cpu") if precision == "bf16-mixed" else Precision()
@@ -164,7 +164,7 @@ def test_what_has_passed_its_rehearsal_is_not_tried_again_under_its_name():
     bad = module(loss=External(function=lambda z, t: (z.sum() + t.sum()) * torch.nan))
     dry_run(module(), loader_of(three_samples()), torch.device("cpu"), "bce")
     dry_run(bad, loader_of(three_samples()), torch.device("cpu"), "bce")
-    for _ in range(2):  # what has failed is tried again
+    for _ in range(2):  # a failed dry run is not cached
         with pytest.raises(ContractError, match="finite"):
             dry_run(bad, loader_of(three_samples()), torch.device("cpu"), "external")
 

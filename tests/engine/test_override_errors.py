@@ -1,4 +1,4 @@
-"""A wrong override is one sentence with the nearest names that exist."""
+"""A wrong override raises an error of one sentence with the nearest existing names."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ WRONG = {
 
 
 def sentence_of(tried, words=None):
-    """What is said of overrides that cannot be composed, in a command with these or other words."""
+    """Return the error message for overrides that cannot be composed, in a command with these or other words."""
     with pytest.raises(Exception) as fault:  # noqa: PT011
         compose("train", *tried)
     return explain(fault.value, "train", str(CONF), words or tried)

@@ -1,4 +1,4 @@
-"""Functions, modules and classes of the user's as losses, by the node that names them."""
+"""Functions, modules and classes of the user as losses, configured by name."""
 
 import pytest
 import torch
@@ -81,7 +81,7 @@ def test_what_is_no_loss_or_misspelt_is_one_sentence():
 
 
 def dice_without_sigmoid(logits, target):
-    """What MONAI's DiceLoss computes of logits when its `sigmoid` is forgotten."""
+    """Compute MONAI's DiceLoss on raw logits, as if its `sigmoid` had been forgotten."""
     return 1 - 2 * (logits * target).sum() / (logits.sum() + target.sum())
 
 

@@ -1,4 +1,4 @@
-"""The rows of a run are right and add up to the metrics, and the images to look at are the right ones."""
+"""The rows of a run are correct and average to the metrics, and the right example images are chosen."""
 
 from types import SimpleNamespace
 
@@ -39,10 +39,10 @@ def test_a_row_holds_the_textbook_scores_in_the_order_of_the_images():
 
 def test_objects_that_the_data_set_tells_apart_are_found_one_by_one():
     target = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
-    target[..., 1:3, 1:7] = 1  # two ships of 2 x 3 side by side, one of 2 x 2 apart from them
+    target[..., 1:3, 1:7] = 1  # two touching ships of 2 x 3 and a separate one of 2 x 2
     target[..., 5:7, 5:7] = 1
     numbers = np.zeros((8, 8), np.int32)
-    numbers[:3, 1:4], numbers[1:3, 4:7], numbers[5:7, 5:7], numbers[0, 7] = 4, 2, 9, 7  # rows 0 are no foreground
+    numbers[:3, 1:4], numbers[1:3, 4:7], numbers[5:7, 5:7], numbers[0, 7] = 4, 2, 9, 7  # row 0 is background
     logits = target.float() * 20 - 10
     logits[..., 1:3, 4:7] = -10  # one of the two is not predicted
     rows = []
@@ -51,12 +51,12 @@ def test_objects_that_the_data_set_tells_apart_are_found_one_by_one():
         table.add(torch.tensor([0.1]), logits, target, ["a"])
         rows.append(table.table().iloc[0])
     assert [row["objects"] for row in rows] == [2, 3]
-    assert [row["objects_found"] for row in rows] == [1, 2]  # half of a pair is not more than half of it
+    assert [row["objects_found"] for row in rows] == [1, 2]  # IoU of half the pair: not above 1/2
     assert rows[1]["object_f2"] == pytest.approx(5 * 2 / (4 * 3 + 2))
 
 
 class Tiles:
-    """Samples of two images, of which the second has three tiles."""
+    """Samples of two images, the second with three tiles."""
 
     targets = ([5], [0, 0, 3], [1, 1, 0], [1, 0, 0])
     source = SimpleNamespace(number=lambda index: min(index, 1))

@@ -1,4 +1,4 @@
-"""run.json says how a run ended, whatever happened."""
+"""run.json records how a run ended in every case."""
 
 import signal
 import subprocess
@@ -53,7 +53,7 @@ def test_what_a_checkpoint_was_made_from_is_known_until_it_is_gone(tmp_path):
     with Run(tmp_path) as run:
         run.start(**dict.fromkeys(OF_FINISHED))
         run.note(**made_from)
-    for _ in range(2):  # starts that come to nothing do not forget it
+    for _ in range(2):  # failed starts do not lose it
         with Run(tmp_path) as run:
             run.start(**dict.fromkeys(OF_FINISHED - {"data"}))
             assert facts_of(tmp_path).items() >= made_from.items()
@@ -124,7 +124,7 @@ def test_a_commit_is_that_of_a_folder_and_of_its_own_files(tmp_path):
 
 
 def test_the_versions_of_a_run_have_seglab_among_them(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where no repository is
+    monkeypatch.chdir(tmp_path)  # outside of a repository
     assert versions()["seglab"].split(" ")[0] in ("2.0.0", "not")
 
 

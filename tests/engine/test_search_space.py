@@ -1,4 +1,4 @@
-"""The space of a search: what its trials try, how far they are trained, and what is said of a bad one."""
+"""The space of a search: the settings of trials, their number of epochs, and errors for an invalid space."""
 
 import math
 
@@ -91,7 +91,7 @@ def test_those_that_failed_or_were_stopped_early_are_not_ahead():
     assert [trial.value for trial in tuning.ahead(1, "min")] == [0.4]
     for trial in trials[2:]:
         trial.value = math.nan
-    assert tuning.ahead(3, "max") == trials[:1]  # all that went on have failed
+    assert tuning.ahead(3, "max") == trials[:1]  # all promoted trials have failed
 
 
 def test_a_choice_reaches_the_command_line_as_it_is():
@@ -127,7 +127,7 @@ def test_proposals_follow_from_the_values_before_them_and_approach_the_best():
             parzen.tell(number, -off if number != 2 else math.nan)
         return proposed
 
-    first, again = proposals(30), proposals(8)  # again: of a search that was killed and repeated
+    first, again = proposals(30), proposals(8)  # again: after a kill and a restart
     assert first[:8] == again
     assert len({setting["loss.gamma"] for setting in first}) > 20
     gammas = [abs(setting["loss.gamma"] - 3) for setting in first]

@@ -1,4 +1,4 @@
-"""Snapshots: of which epochs, with which weights, and that a run with them is the same run."""
+"""Snapshots: their epochs and weights, and that they do not change the run."""
 
 import shutil
 

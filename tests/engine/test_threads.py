@@ -1,4 +1,4 @@
-"""The number of threads follows from the work of a step, counted on a convolution by hand."""
+"""The number of threads follows from the work of a step, counted by hand for a convolution."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A tracker is a mirror: it gets what the run folder has, however the run ends, and cannot end it."""
+"""A tracker mirrors a run: it receives the contents of the run folder however the run ends, and cannot stop it."""
 
 import json
 import math
@@ -25,11 +25,11 @@ from seglab.engine.trackers import Tracker, Wandb, push
 from seglab.report import mirror
 from tests.conftest import facts_of, train_small
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # those of the trackers' packages
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of the trackers' packages
 
 
 class Fake(Tracker):
-    """Notes what it is sent; `fails` names the moment at which it stops to answer."""
+    """A tracker that records what it is sent; `fails` names the moment from which it raises."""
 
     package = "fake"
     said: list[tuple[str, Any]]
@@ -55,7 +55,7 @@ class Fake(Tracker):
 
 def test_wandb_that_does_not_start_may_write_to_the_folder(tmp_path, monkeypatch):
     def silent(*_):
-        raise TimeoutError  # which says nothing but its name
+        raise TimeoutError  # without a message
 
     monkeypatch.setattr(Wandb, "start", silent)
     said = r"expected wandb to answer, got TimeoutError: TimeoutError; logger\.offline=true writes .* later push"
@@ -104,7 +104,7 @@ def test_a_run_sends_its_configuration_every_epoch_and_its_end_and_the_same_when
 
 
 def sent_by_step(said):
-    """Of each name the value at each step; none is sent twice with other digits."""
+    """Return the value of each metric at each step; assert that none is sent twice with different values."""
     found = {}
     for metrics in (what for moment, what in said if moment == "send"):
         for name in metrics.keys() - {"step", "epoch"}:
@@ -162,10 +162,10 @@ def test_a_missing_package_names_its_extra(tmp_path, monkeypatch):
 
 
 def offline_records(file):
-    """The records of a file that wandb writes offline: blocks of 32 KiB in the format of LevelDB's log."""
+    """Yield the records of an offline file of wandb, which has LevelDB's log format with blocks of 32 KiB."""
     from wandb.proto import wandb_internal_pb2
 
-    data, at, whole = file.read_bytes(), 7, b""  # after a header of seven bytes
+    data, at, whole = file.read_bytes(), 7, b""  # skip the header of seven bytes
     while at + 7 <= len(data):
         if 32768 - at % 32768 < 7:
             at += 32768 - at % 32768
@@ -181,7 +181,7 @@ def offline_records(file):
 
 
 def until_its_end(file):
-    """All records of a run: the process that writes them may do so a moment after the run."""
+    """Return all records of a run, which another process may write shortly after the run."""
     deadline = time.monotonic() + 60
     while True:
         records = list(offline_records(file))
@@ -230,14 +230,14 @@ def test_a_study_is_pushed_to_an_mlflow_server(tmp_path, monkeypatch):
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline and socket.socket().connect_ex(("127.0.0.1", port)):
             time.sleep(0.2)
-        for _ in range(2):  # the second time nothing is doubled
+        for _ in range(2):  # the second time adds nothing
             mirror([folder], "mlflow")
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait(timeout=60)
     with sqlite3.connect(tmp_path / "mlflow.db") as found:
         ask = (
-            "select name, status, run_uuid from runs where lifecycle_stage = 'active'"  # a replaced one stays, deleted
+            "select name, status, run_uuid from runs where lifecycle_stage = 'active'"  # replaced runs stay as deleted
         )
         ((name, status, there),) = found.execute(ask).fetchall()
         assert (name, status) == ("bce", "FINISHED")
@@ -256,10 +256,10 @@ def test_tensorboard_holds_a_pushed_run(trained_study, tmp_path):
     folder = shutil.copytree(trained_study / "bce", tmp_path / "study/bce")
     for name in ("curves", "examples"):
         Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
-    for _ in range(2):  # the second time nothing is doubled
+    for _ in range(2):  # the second time adds nothing
         mirror([folder], "tensorboard")
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0}).Reload()
     facts = facts_of(folder)
     assert [each.value for each in events.Scalars("test/iou")] == [pytest.approx(facts["metrics"]["test/iou"])]
-    assert len(events.Scalars("val/iou")) == 2  # an epoch each
+    assert len(events.Scalars("val/iou")) == 2  # one per epoch
     assert set(events.Tags()["images"]) == {"curves", "examples"}

@@ -1,4 +1,4 @@
-"""A run opened again from its folder is the run that was measured; other folders are refused in one sentence."""
+"""A run opened from its folder equals the run that was measured; other folders raise errors of one sentence."""
 
 import shutil
 
@@ -47,7 +47,7 @@ def test_a_run_that_has_not_finished_or_cannot_be_read_is_named_beside_others(tr
     for name in "abc":
         shutil.copytree(trained_study / "bce", tmp_path / name)
     change(tmp_path / "a", status="interrupted")
-    (tmp_path / "d/run.json").mkdir(parents=True)  # cannot be read, by root neither
+    (tmp_path / "d/run.json").mkdir(parents=True)  # not readable, even by root
     assert [run.name for run in open_runs(str(tmp_path / "a"))] == ["a"]
     for several in (str(tmp_path), f"{tmp_path}/*"):
         caplog.clear()

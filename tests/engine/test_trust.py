@@ -1,4 +1,4 @@
-"""Opening somebody else's run builds known classes only, whatever its run.json says."""
+"""Opening an untrusted run builds only known classes, whatever its run.json contains."""
 
 import pytest
 
@@ -16,9 +16,9 @@ from tests.reporting.fabricate import change
         "pandas.read_pickle",
         "pathlib.Path.write_text",
         "os.system",
-        "seglab.files.write_text",  # not of a folder whose classes a run needs
+        "seglab.files.write_text",  # not in a folder of classes for runs
         "seglab.images.image_io.read_image",  # a function
-        "torch.nn.modules.module.warnings.warn",  # what a trusted module has imported
+        "torch.nn.modules.module.warnings.warn",  # imported by a trusted module
         "torch.nnx.Conv2d",
     ],
 )

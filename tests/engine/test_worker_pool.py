@@ -1,4 +1,4 @@
-"""Scores and pictures that other processes make are those of one process, whatever happens to the others."""
+"""Scores and pictures from worker processes equal those of one process, even if workers die."""
 
 import os
 import signal
@@ -45,7 +45,7 @@ def test_other_processes_give_the_same_scores_in_the_same_order_even_if_one_is_k
     here = table_of(0)
     pd.testing.assert_frame_equal(table_of(2), here, check_exact=True)
     assert not caplog.messages
-    asleep = [worker_pool.submit(2, time.sleep, 1) for _ in range(2)]  # what follows is still waiting when one dies
+    asleep = [worker_pool.submit(2, time.sleep, 1) for _ in range(2)]  # the next task still waits when one dies
     waiting = worker_pool.submit(2, divmod, 7, 2)
     kill_one(2)
     assert waiting.result() == (3, 1)
@@ -84,4 +84,4 @@ def test_the_processes_end_with_one_that_is_killed():
     process = subprocess.Popen([sys.executable, "-c", f"{code}; input()"], **pipes)
     assert int(process.stdout.readline()) != process.pid
     process.kill()
-    process.communicate(timeout=30)  # reads to the end, and the pipes end with the last process that holds them
+    process.communicate(timeout=30)  # returns only when the last process with these pipes has ended

@@ -1,4 +1,4 @@
-"""The folder of a run whose model was never trained: opened and used like any other, and quickly made."""
+"""Write folders of untrained runs, which are used like any other run but are fast to make."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.conftest import UNET, compose
 
 
 def write_run(folder: Path, *overrides: str, seed: int = 1, tuned: float = 0.5) -> Path:
-    """Write run.json and best.ckpt of a run of `conf/train.yaml` with these overrides."""
+    """Write run.json and best.ckpt of a run of `conf/train.yaml` with overrides; return its folder."""
     (folder / "checkpoints").mkdir(parents=True)
     model = () if any(word.startswith("model=") for word in overrides) else UNET
     words = ("dataset.size=32", "trainer.accelerator=cpu", *model, f"seed={seed}", *overrides)

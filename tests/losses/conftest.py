@@ -1,4 +1,4 @@
-"""The losses under test are whatever conf/loss holds, for every task they have, with maps made as for training."""
+"""The losses under test: all of conf/loss, for every task that they support, with maps computed as for training."""
 
 import inspect
 from collections.abc import Callable
@@ -20,9 +20,9 @@ from seglab.losses.base import Loss
 CONF = Path(__file__).resolve().parents[2] / "conf" / "loss"
 ALL = sorted(file.stem for file in CONF.glob("*.yaml"))
 PRESETS = [name for name in ALL if "\n# Preset: " in (CONF / f"{name}.yaml").read_text()]
-"""Other losses with other parameters: `test_presets.py` has their tests."""
+"""Losses of this package with other parameters, which are tested in `test_presets.py`."""
 NAMES = [name for name in ALL if name not in {"lovasz_softmax", *PRESETS}]
-"""Those with a meaning for a binary task."""
+"""The losses defined for a binary task."""
 TASKS = {
     "binary": Task(),
     "multilabel": Task("multilabel", ("disc", "cup")),
@@ -30,7 +30,7 @@ TASKS = {
 }
 FREQUENCY = {"binary": (0.1,), "multilabel": (0.1, 0.25), "multiclass": (0.6, 0.2, 0.15, 0.05)}
 ONE_LINE = {"lovasz_hinge", "lovasz_sigmoid"}
-"""Without a meaning for a softmax."""
+"""Losses that are not defined for a softmax."""
 CASES = [(name, "binary") for name in NAMES] + [(name, "multilabel") for name in NAMES]
 CASES += [(name, "multiclass") for name in ALL if name not in {*ONE_LINE, *PRESETS}]
 
@@ -41,7 +41,7 @@ def config(name: str) -> DictConfig:
 
 
 def build(name: str, task: str = "binary", **parameters: Any) -> Loss:
-    """A loss of conf/loss as the command line would build it, bound to a task and to class frequencies."""
+    """Build a loss of conf/loss as the command line does, bound to a task and to class frequencies."""
     if name == "external" and task == "multiclass":
         parameters = {"function": {"_target_": "torch.nn.CrossEntropyLoss"}} | parameters
     made = instantiate(config(name), _convert_="all", **parameters)
@@ -49,7 +49,7 @@ def build(name: str, task: str = "binary", **parameters: Any) -> Loss:
 
 
 built = cache(build)
-"""The same without parameters, built once: losses are frozen."""
+"""`build` with a cache, which is safe since losses are frozen."""
 
 
 def one_hot(ids: Tensor, classes: int) -> Tensor:
@@ -58,7 +58,7 @@ def one_hot(ids: Tensor, classes: int) -> Tensor:
 
 @cache
 def mapped(need: str, shape: tuple[int, ...], content: bytes, dtype: torch.dtype) -> Tensor:
-    """A map of each plane of a target: most tests ask for those of the same target."""
+    """Compute the map of each plane of a target; cached, since most tests use the same target."""
     planes = torch.frombuffer(bytearray(content), dtype=dtype).view(-1, *shape[2:]).numpy()
     return torch.stack([torch.from_numpy(MAPS[need](plane)) for plane in planes]).view(shape)
 
@@ -73,17 +73,17 @@ class Case:
 
     @property
     def pools(self) -> bool:
-        """Whether images of a batch share a value by design."""
+        """Whether the images of a batch share one value by design."""
         return self.name == "batchwise"
 
     @property
     def local(self) -> bool:
-        """Whether pixels count wherever they lie."""
+        """Whether the loss does not depend on the position of pixels."""
         return not self.loss.needs and self.name not in {"cldice", "nacl", "boundary_dou"}
 
     @property
     def fitted(self) -> bool:
-        """Whether classes have weights from their frequencies."""
+        """Whether the loss takes weights from the class frequencies."""
         return self.name in {"weighted_bce", "weight_map", "exp_log", "logit_adjusted"}
 
     def maps(self, target: Tensor, like: Tensor) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ class Case:
 
 
 def of(holds: Callable[[Case], bool]) -> Callable:
-    """Run a test of a `case` for those that hold alone."""
+    """Restrict a test with a `case` argument to the cases for which `holds` is true."""
 
     def marked(test: Any) -> Any:
         test.of = holds
@@ -110,7 +110,7 @@ def of(holds: Callable[[Case], bool]) -> Callable:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every loss for each test of a `case`, with the tasks it has, or those that the test is `of`, file by file."""
+    """Parametrize tests with a `case` argument over all losses and tasks (restricted by `of`), one id per file."""
     if "case" in metafunc.fixturenames:
         holds = getattr(metafunc.function, "of", lambda case: True)
         cases: dict[str, list[Case]] = {}
@@ -121,7 +121,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Call a test of a `case` for one after the other: a test for each of them would take longer to start."""
+    """Call a test for all cases of a file in turn: a separate test for each would take longer to start."""
     if "case" not in pyfuncitem.funcargs:
         return None
     for case in pyfuncitem.funcargs["case"]:
@@ -141,7 +141,7 @@ def make() -> Callable[..., Loss]:
 
 
 def scene(task: str = "binary") -> tuple[Tensor, Tensor]:
-    """Logits and target of three images: two objects (all classes), empty (background alone), a third filled."""
+    """Return logits and target of three images: two objects (all classes), empty (only background), a third filled."""
     channels = TASKS[task].channels
     logits = torch.randn(3, channels, 12, 12, generator=torch.Generator().manual_seed(1)) * 2
     mask = torch.zeros(3, 1, 12, 12, dtype=torch.uint8)
@@ -156,7 +156,7 @@ def scene(task: str = "binary") -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def logits() -> Tensor:
-    """Of a binary task, in a test without a case."""
+    """The logits of a binary task, in tests without a case."""
     return scene()[0]
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of losses: every loss gets a row."""
+"""The benchmark of losses has a row for every loss."""
 
 import sys
 

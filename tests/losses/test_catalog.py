@@ -1,4 +1,4 @@
-"""The cards are complete, docs/losses.md is what they say today, and a new loss is one class and one yaml."""
+"""The cards are complete, docs/losses.md is up to date with them, and a new loss is one class and one YAML file."""
 
 import re
 import sys
@@ -61,7 +61,7 @@ def test_the_page_is_up_to_date():
 def test_the_curves_are_up_to_date(name):
     drawn = loss_catalog.picture(name, loss_catalog.curves(loss_catalog.losses()[name]))
     kept = (DOCS / "losses" / f"{name}.svg").read_text()
-    drawn, kept = (text.partition("</metadata>")[2] for text in (drawn, kept))  # which names the version of matplotlib
+    drawn, kept = (text.partition("</metadata>")[2] for text in (drawn, kept))  # metadata has a version
     numbers = [[float(x) for x in re.findall(r"-?\d+\.?\d*", text)] for text in (drawn, kept)]
     assert numbers[0] == pytest.approx(numbers[1], abs=0.11)
     assert re.sub(r"[\d.]+", "", drawn) == re.sub(r"[\d.]+", "", kept)
@@ -69,7 +69,7 @@ def test_the_curves_are_up_to_date(name):
 
 @dataclass(frozen=True, kw_only=True)
 class PowerError(PixelLoss):
-    """The probability of all other classes, to a power: a loss that the package does not have."""
+    """The probability of all other classes, to a power; a loss that the package does not have."""
 
     exponent: float = within("[1, inf)", 2.0)
 

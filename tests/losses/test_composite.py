@@ -1,4 +1,4 @@
-"""Losses around losses: sums share what they compute, a batch is one image, a switch comes once, foreign code runs."""
+"""Losses around losses: sums share computations, a batch counts as one image, switches happen once, own code runs."""
 
 from dataclasses import dataclass
 
@@ -83,11 +83,11 @@ def test_a_batchwise_loss_is_that_of_one_tall_image(task):
 
 def test_it_switches_after_so_many_epochs_in_a_row_without_a_better_value():
     loss = Switch(first=BCE(), second=IoU(), patience=3)
-    values = [0.1, 0.3, 0.2, 0.3, 0.4, 0.4, 0.1, 0.2, 0.9]  # equal is not better; a fourth epoch of waiting never comes
+    values = [0.1, 0.3, 0.2, 0.3, 0.4, 0.4, 0.1, 0.2, 0.9]  # equal is not better; it never waits a fourth epoch
     schedule = [loss.at_epoch(values[:epoch]) for epoch in range(len(values) + 1)]
     assert [type(now) for now, _ in schedule] == [BCE] * 8 + [IoU] * 2
     assert schedule[-1][1] == [8]
-    assert loss.at_epoch([0.5, float("nan"), float("nan"), 0.1]) == (IoU(), [4])  # no number is not better
+    assert loss.at_epoch([0.5, float("nan"), float("nan"), 0.1]) == (IoU(), [4])  # NaN is not better
     once = Switch(first=BCE(), second=IoU(), patience=1)
     for later in ([], [0.9], [0.1, 0.1, 0.1], [1.0, 2.0, 3.0]):  # it never switches back
         assert once.at_epoch([0.5, 0.4, *later]) == (IoU(), [2])
@@ -118,7 +118,7 @@ def test_a_switch_that_comes_first_switches_too():
         around, switches = total({loss: 2.0}).at_epoch([0.0, 0.0])
         assert (around.terms["Switch"].loss, switches) == (Focal(), [1])
     late = Switch(first=Switch(first=BCE(), second=Focal(), at=3), second=IoU(), at=3)
-    assert late.at_epoch([0.0] * 9) == (IoU(), [3])  # the first loss's second never had an epoch
+    assert late.at_epoch([0.0] * 9) == (IoU(), [3])  # the inner second loss never has an epoch
 
 
 def test_losses_around_a_switch_switch_with_it_and_keep_its_task():
@@ -168,7 +168,7 @@ def test_all_components_at_once_cost_what_they_cost_one_by_one(case, logits, tar
         for mask in (None, valid):
             x = pixels_of(case.task, logits.double(), target, mask, maps)
             objects = x.maps[partition][:, -1:]
-            assert case.loss.value(x).shape == (3,)  # what it remembers of the whole must not count for the parts
+            assert case.loss.value(x).shape == (3,)  # a cache of the whole must not affect the parts
             for at_once, one in zip(around.at_once(x, objects, 2), around.one_by_one(x, objects, 2), strict=True):
                 torch.testing.assert_close(at_once, one, check_dtype=False, rtol=1e-6, atol=1e-9)
 

@@ -1,4 +1,4 @@
-"""What every loss of conf/loss promises for every task, whatever its formula."""
+"""The contract that every loss of conf/loss keeps for every task."""
 
 import gc
 import weakref
@@ -17,18 +17,18 @@ from tests.losses.conftest import of, one_hot
 
 
 def mean_over_classes(case):
-    """Whether the loss is one; a softmax has one cross-entropy for all classes."""
+    """Whether the loss is a mean over classes; with a softmax, cross-entropy is one value for all classes."""
     whole = isinstance(case.loss, WeightedSum | External | PerComponent | L1ACE)
     return not whole and (case.task != "multiclass" or not (isinstance(case.loss, PixelLoss) or case.name == "switch"))
 
 
 def plain(case):
-    """A multilabel task has nothing of its own here: its channels are those of binary ones."""
+    """Whether the task is not multilabel, whose channels behave like binary ones in these tests."""
     return case.task != "multilabel"
 
 
 def right(target, like, size):
-    """Logits that are right by `size` everywhere; wrong for a negative size."""
+    """Return logits that are right by `size` everywhere, or wrong for a negative size."""
     return size * (2.0 * (target if target.shape == like.shape else one_hot(target, like.shape[1])) - 1)
 
 
@@ -50,7 +50,7 @@ def test_an_image_costs_the_same_alone_and_in_any_order(case, logits, target):
 
 
 def test_the_tensors_of_a_step_go_when_it_ends(case, logits, target):
-    """On a GPU those of a step that wait for Python's search for circles take the memory of the next."""
+    """On a GPU, tensors that wait for Python's garbage collector would occupy memory needed by the next step."""
     weights = logits.clone().requires_grad_()
 
     def step():
@@ -77,7 +77,7 @@ def test_strides_and_the_dtype_of_the_target_do_not_matter(case, logits, target)
         torch.testing.assert_close(case.loss(logits, shares.to(dtype), **maps), loss)
 
 
-@of(lambda case: plain(case) and case.name not in {"per_component", "skeleton_recall"})  # which choose in the middle
+@of(lambda case: plain(case) and case.name not in {"per_component", "skeleton_recall"})  # which break ties by position
 def test_a_flip_turns_the_gradient_with_the_image(case, logits, target):
     turned = case.gradient(logits.flip(2, 3), target.flip(2, 3)).flip(2, 3)
     torch.testing.assert_close(turned, case.gradient(logits, target), atol=1e-6, rtol=1e-4)
@@ -92,7 +92,7 @@ def test_inputs_are_left_as_they_were(case, logits, target):
     assert all(torch.equal(x, y) for x, y in zip(given, before, strict=True))
 
 
-@of(lambda case: case.name.startswith("lovasz"))  # whose ranking is an operation without a derivative
+@of(lambda case: case.name.startswith("lovasz"))  # their ranking has no derivative
 def test_a_target_that_wants_a_gradient_changes_none_of_the_logits(case, logits, target):
     shares = (target if case.task != "multiclass" else one_hot(target, 4)).float().requires_grad_()
     z = logits.clone().requires_grad_()
@@ -128,13 +128,13 @@ def test_autocast_changes_nothing(case, logits, target):
 
 
 def test_foreign_code_computes_in_float32_under_autocast(logits, target):
-    loss = External(function=lambda z, t: (z.flatten(1) @ t.flatten(1).T).sum())  # a product is what autocast rounds
+    loss = External(function=lambda z, t: (z.flatten(1) @ t.flatten(1).T).sum())  # autocast rounds products
     with torch.autocast("cpu", torch.bfloat16):
         rounded = loss(logits, target)
     torch.testing.assert_close(rounded, loss(logits, target), rtol=0, atol=0)
 
 
-@of(lambda case: case.task != "multilabel" and case.name not in {"external", "per_component"})  # which read values
+@of(lambda case: case.task != "multilabel" and case.name not in {"external", "per_component"})  # these read values
 def test_shapes_alone_are_enough_for_a_trial(case, logits, target):
     z = logits.to("meta").requires_grad_()
     loss = case.loss(z, target.to("meta"), **{name: x.to("meta") for name, x in case.maps(target, logits).items()})
@@ -171,9 +171,9 @@ def test_the_way_down_leads_to_the_target(case, logits, target):
     if case.task == "multiclass":
         found = one_hot(z.argmax(1, keepdim=True), z.shape[1]) > 0
     decided = torch.ones_like(wanted)
-    if case.name == "boundary":  # which does not care about the outermost pixels of an object
+    if case.name == "boundary":  # whose weight is 0 on the outermost pixels of an object
         decided = (maps["distance"][:, case.task == "multiclass" :] != 0).all(1, keepdim=True).expand_as(wanted)
-    stuck = case.name == "noise_robust_dice" and case.task == "multiclass"  # bounded errors: what is sure stays wrong
+    stuck = case.name == "noise_robust_dice" and case.task == "multiclass"  # bounded errors: confident mistakes stay
     assert (wanted == found)[decided].float().mean() > (0.8 if stuck else 0.995)
 
 
@@ -181,7 +181,7 @@ def test_the_way_down_leads_to_the_target(case, logits, target):
 def test_a_proper_loss_is_smallest_where_probabilities_are_the_soft_labels(case, logits):
     best = logits.double()
     soft = best.softmax(1) if case.task == "multiclass" else best.sigmoid()
-    if case.name not in ("jml", "region_size"):  # which have a kink there
+    if case.name not in ("jml", "region_size"):  # these have a kink there
         assert case.gradient(best, soft).abs().max() < 1e-9
     generator = torch.Generator().manual_seed(3)
     for size in (0.01, 0.3, 3.0):
@@ -193,12 +193,12 @@ def test_a_proper_loss_is_smallest_where_probabilities_are_the_soft_labels(case,
 def test_per_class_is_what_the_loss_is_the_mean_of(case, logits, target):
     each = case.loss.per_class(logits, target, **case.maps(target, logits))
     classes = {"binary": 1, "multilabel": 2, "multiclass": 3}[case.task]
-    assert each.shape == (3, classes + (case.name == "lovasz_softmax"))  # whose mean counts the background
-    if case.name != "lovasz_softmax":  # which skips absent classes
+    assert each.shape == (3, classes + (case.name == "lovasz_softmax"))  # its mean includes the background
+    if case.name != "lovasz_softmax":  # it skips absent classes
         torch.testing.assert_close(each.mean(1), case(logits, target))
 
 
-@of(lambda case: case.task == "multiclass" and case.name != "nacl")  # which has to do with logits themselves
+@of(lambda case: case.task == "multiclass" and case.name != "nacl")  # which depends on raw logits
 def test_the_gradient_of_a_softmax_sums_to_0_over_the_classes(case, logits, target):
     gradient = case.gradient(logits, target)
     assert gradient.sum(1).abs().max() < 4e-6 * gradient.abs().max()
@@ -231,7 +231,7 @@ def test_equal_losses_have_one_hash_whatever_their_parameters_are(case):
 @of(plain)
 def test_subclassing_a_loss_changes_nothing_and_a_module_gives_its_mean(case, logits, target):
     class Heir(type(case.loss)):
-        """Says nothing of its own."""
+        """A subclass that overrides nothing."""
 
     given = {field.name: getattr(case.loss, field.name) for field in fields(case.loss) if field.init}
     heir, maps = type(case)(case.name, case.task, Heir(**given)), case.maps(target, logits)

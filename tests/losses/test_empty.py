@@ -1,4 +1,4 @@
-"""Masks without foreground and absent classes: what each policy does, decided image by image."""
+"""Masks without foreground and absent classes: the effect of each policy, per image."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_a_skipped_image_is_left_out_of_the_mean_and_never_counted_as_right(make
 
 @pytest.mark.parametrize("name", ["dice", "iou", "jml"])
 def test_of_many_classes_a_policy_is_that_of_each(make, name):
-    logits, target = scene("multiclass")  # the third image has the classes 0 and 1
+    logits, target = scene("multiclass")  # the third image has only classes 0 and 1
     each = make(name, "multiclass").per_class(logits, target)
     torch.testing.assert_close(make(name, "multiclass")(logits, target), each.mean(1))
     skipped = make(name, "multiclass", empty="skip")(logits, target)

@@ -1,4 +1,4 @@
-"""Bad input is answered in one sentence that names the loss and the parameter."""
+"""Bad input raises an error of one sentence that names the loss and the parameter."""
 
 from contextlib import nullcontext
 
@@ -58,11 +58,11 @@ LIMITS = {
     "generalized_wasserstein_dice": {"distances": [[[0, float("inf")], [1, 0]]]},
     "lovasz_hinge": {"task": ["multiclass"]},
 }
-"""Parameters of losses, and values that each refuses."""
+"""Parameters of losses, and values that are refused for each."""
 
 
 def some(case):
-    """One of each family: all losses check their input in the same place."""
+    """Whether the case is one of a selection: all losses check their input in the same place."""
     names = {"bce", "dice", "boundary", "lovasz_hinge", "lovasz_softmax", "sum", "external", "focal_tversky", "exp_log"}
     return case.name in names
 

@@ -1,4 +1,4 @@
-"""Finite values and gradients wherever logits and masks may go, in every precision; nothing lost in large images."""
+"""Values and gradients are finite for extreme logits and masks in every precision, and exact for large images."""
 
 from itertools import product
 
@@ -12,7 +12,7 @@ SIZES = [12.0, 20.0, 100.0, 1e4]
 
 
 def masks(task="binary", size=9):
-    """Empty, full, one pixel of the class, one pixel of another, a corner."""
+    """Return masks: empty, full, one foreground pixel, one background pixel, a corner."""
     mask = torch.zeros(5, 1, size, size, dtype=torch.uint8)
     mask[1] = mask[3] = 1
     mask[2, 0, 4, 4], mask[3, 0, 4, 4] = 1, 0
@@ -23,7 +23,7 @@ def masks(task="binary", size=9):
 
 
 def everywhere(target, task):
-    """Logits of 0 and of each size: right, wrong, all for one class, all for another, one wrong; and their targets."""
+    """Return logits of 0 and of each size (right, wrong, all one class, all another, one wrong pixel) and targets."""
     channels = TASKS[task].channels
     right = 2.0 * (one_hot(target, channels) if task == "multiclass" else target) - 1
     first = torch.full_like(right, -1)
@@ -47,7 +47,7 @@ def test_value_and_gradient_are_finite_everywhere_in_every_precision(case):
 @of(lambda case: case.name != "external" and case.task != "multilabel")
 def test_float32_agrees_with_float64_at_the_extremes(case):
     logits, target = everywhere(masks(case.task), case.task)
-    # torch's softmax knows log p and the slope of p to the rounding of 1; a power under 1 makes more of that
+    # torch's softmax has log p and the slope of p up to the rounding error of 1, which a power below 1 amplifies
     softmax = case.task == "multiclass"
     floor = 1e-9 if not softmax else 2e-6 if case.name != "exp_log" else 1e-3
     torch.testing.assert_close(case(logits, target).double(), case(logits.double(), target), rtol=2e-5, atol=floor)

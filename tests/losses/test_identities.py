@@ -1,4 +1,4 @@
-"""Where one formula is another with certain parameters, and one task is another with certain logits."""
+"""Formulas that equal another one for certain parameters, and tasks that equal another one for certain logits."""
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ def test_a_softmax_of_two_classes_with_logits_0_and_z_is_a_sigmoid_of_z(case):
     z = logits.double()
     pair = torch.cat([0 * z, z], 1) if case.name != "nacl" else torch.cat([1 - z, 1 + z], 1) / 2
     torch.testing.assert_close(two(pair, target), binary(z, target))
-    if case.name not in {"weight_map", "nacl"}:  # which have other slopes: by both maps, by half of the logit
+    if case.name not in {"weight_map", "nacl"}:  # their slopes differ: two maps, half the logit
         torch.testing.assert_close(two.gradient(pair, target)[:, 1:], binary.gradient(z, target))
     if case.loss.soft and not case.loss.needs:
         soft = torch.rand(z.shape, generator=torch.Generator().manual_seed(2)).double()

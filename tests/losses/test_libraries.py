@@ -1,4 +1,4 @@
-"""Where smp, MONAI, kornia and torch define what we do, they get the same number; and ours where theirs fail."""
+"""Losses agree with smp, MONAI, kornia and torch where definitions agree, and are right where those libraries fail."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The presets are what nnU-Net, MONAI, Segment Anything and blob loss compute, in value and gradient."""
+"""The presets equal the losses of nnU-Net, MONAI, Segment Anything and blob loss, in value and gradient."""
 
 from collections.abc import Callable
 
@@ -15,12 +15,12 @@ Call = Callable[[Tensor, Tensor], Tensor]
 
 
 def dice_scores(p, t, smooth, axes):
-    """(2 sum pt + s) / (sum p + sum t + s)."""
+    """Compute (2 sum pt + s) / (sum p + sum t + s)."""
     return (2 * (p * t).sum(axes) + smooth) / (p.sum(axes) + t.sum(axes) + smooth)
 
 
 def nnunet(axes):
-    """Its DC_and_CE_loss of several classes, the background not in Dice; of one class its DC_and_BCE_loss."""
+    """Return nnU-Net's DC_and_CE_loss, with Dice without background, or its DC_and_BCE_loss for one class."""
 
     def call(z, t):
         if z.shape[1] == 1:
@@ -39,7 +39,7 @@ def sam(z, t):
 
 
 def blob(z, t):
-    """2 L(image) + the mean over the objects of L with the others cut out; an image without objects is its own part."""
+    """Compute 2 L(image) + the mean of L over objects, the others cut out; an empty image is its own part."""
 
     def plain(z, t):
         p, t = z.sigmoid(), t.to(z.dtype)
@@ -74,7 +74,7 @@ ORIGINALS = {
 def test_a_preset_is_the_original(make, name, task):
     if name in {"sam", "blob"} and task == "multiclass":
         pytest.skip("the original has one class")
-    z, target = scene(task)  # with an empty image, which the smoothing of the originals decides
+    z, target = scene(task)  # one image is empty, so the smoothing matters
     z, case = z.double().requires_grad_(), Case(name, task, make(name, task))
     ours, theirs = case(z, target).mean(), ORIGINALS[name](z, target)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)

@@ -1,4 +1,4 @@
-"""Losses under torch.compile and torch.func, and how much they keep for the backward pass."""
+"""Losses under torch.compile and torch.func, and the memory that they keep for the backward pass."""
 
 import subprocess
 import sys
@@ -9,19 +9,19 @@ import torch
 from tests.losses.conftest import Case, of, one_hot, scene
 
 FUSED = [("bce_dice", "multiclass"), ("unified_focal", "binary"), ("lovasz_hinge", "binary"), ("cldice", "binary")]
-"""Of each kind of arithmetic one: pixels and sums, powers, sorts, neighborhoods."""
+"""One loss for each kind of arithmetic: pixels and sums, powers, sorts, neighborhoods."""
 SIDES = dict.fromkeys(
     ("bce", "dice", "boundary", "hausdorff", "l1_ace", "lovasz_softmax", "unified_focal"), "multiclass"
 )
-"""Losses that are traced with several classes, one of each kind; the others with one."""
+"""Losses that are traced with several classes, one of each kind; all others are traced with one class."""
 SORTS = {"lovasz_hinge", "lovasz_sigmoid", "lovasz_softmax", "hausdorff", "external", "batchwise", "per_component"}
-"""Or is foreign code, pools the batch, or looks at how many objects there are."""
+"""Losses that sort, are foreign code, pool the batch, or depend on the number of objects."""
 
 
 def traced(case, logits, target, valid, **options):
-    """Hold value and gradient of the compiled loss against those of the eager one."""
+    """Compare value and gradient of the compiled loss with those of the eager loss."""
     maps = case.maps(target, logits)
-    torch._dynamo.reset()  # all losses share __call__, and one code object is compiled 8 times at most
+    torch._dynamo.reset()  # all losses share __call__, and a code object is compiled at most 8 times
     compiled = torch.compile(case.loss, fullgraph=True, dynamic=False, **options)
     z = logits.requires_grad_()
     loss = compiled(z, target, valid, **maps)
@@ -42,7 +42,7 @@ def test_every_graph_is_whole_and_gives_the_same(case, logits, target):
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
 def test_a_graph_of_soft_targets_is_whole_too(make, task):
-    """Squared Dice asks for the sizes, the confusion and the squared errors of the pixels, each made otherwise."""
+    """Squared Dice uses sizes, confusion and squared errors, which are all computed differently for soft targets."""
     logits, target = scene(task)
     shares = (one_hot(target, 4) if task == "multiclass" else target) * 0.9
     traced(Case("squared_dice", task, make("squared_dice", task)), logits, shares, None, backend="eager")
@@ -55,7 +55,7 @@ def test_the_fused_kernel_gives_the_same(make, name, task):
 
 
 @of(lambda case: case.name not in SORTS and case.task != "multilabel")
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # which torch.func itself calls
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # called by torch.func itself
 def test_torch_func_differentiates_and_maps(case, logits, target):
     maps = case.maps(target, logits)
     gradient = case.gradient(logits, target)
@@ -69,7 +69,7 @@ def test_torch_func_differentiates_and_maps(case, logits, target):
 
 
 def kept(call, *given):
-    """The bytes that a call keeps for the backward pass, beside what it was given."""
+    """Return the bytes that a call keeps for the backward pass, without its inputs."""
     saved = {}
     own = {x.untyped_storage().data_ptr() for x in given}
 

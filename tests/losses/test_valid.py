@@ -1,4 +1,4 @@
-"""Pixels that are not valid: value and gradient are those of the image from which they are cut out."""
+"""Invalid pixels: value and gradient equal those of the image without these pixels."""
 
 import pytest
 import torch
@@ -8,11 +8,11 @@ from seglab.losses import BCEDice, External
 from tests.losses.conftest import CASES, of, scene
 
 SPATIAL = {"cldice", "hausdorff"}
-"""Which look at neighbors, so that an image with a hole is not one that is cut."""
+"""Losses that use neighbors, so that ignoring pixels differs from cutting them off."""
 
 
 def left(logits, target):
-    """The right third is not valid, and holds what must not matter."""
+    """Return inputs whose right third is invalid, filled with values that must not matter."""
     valid = torch.ones(len(logits), 1, *logits.shape[2:], dtype=torch.bool)
     valid[..., 8:] = False
     logits, target = logits.clone(), target.clone()
@@ -60,7 +60,7 @@ def test_an_image_without_a_valid_pixel_costs_nothing_and_pulls_nothing(case):
     if not case.pools:
         assert whole[1] == 0
         others = case(logits[[0, 2]], target[[0, 2]], valid[[0, 2]])
-        more = 1.5 if case.name == "lovasz_softmax" else 1  # by its policy the image is skipped
+        more = 1.5 if case.name == "lovasz_softmax" else 1  # its policy skips the image
         torch.testing.assert_close(whole[[0, 2]], more * others)
     assert (gradient[1] == 0).all()
     assert (gradient[[0, 2]] != 0).any()
@@ -97,7 +97,7 @@ def test_boundaries_are_those_of_the_whole_mask(make):
     valid[..., 6:] = False
     p = logits.sigmoid()
     expected = (p * distance)[..., :6].mean((1, 2, 3))
-    expected[1] = p[1, ..., :6].mean()  # a mask of one class: every pixel is one away
+    expected[1] = p[1, ..., :6].mean()  # a mask of a single class: every distance is 1
     torch.testing.assert_close(make("boundary")(logits, target, valid, distance=distance), expected)
 
 
@@ -126,7 +126,7 @@ def test_a_mask_of_the_wrong_shape_or_dtype_is_named(case, logits, target):
 def test_the_worst_are_a_fraction_of_the_valid_pixels(make):
     logits = torch.arange(20.0).view(1, 1, 4, 5)
     target, valid = torch.zeros(1, 1, 4, 5, dtype=torch.uint8), torch.zeros(1, 1, 4, 5, dtype=torch.bool)
-    valid[..., :2, :] = True  # costs 0 to 9, of which the fifth part are two
+    valid[..., :2, :] = True  # costs 0 to 9; a fifth of them are two
     expected = torch.nn.functional.softplus(torch.tensor([9.0, 8.0])).mean()
     torch.testing.assert_close(make("topk", fraction=0.2)(logits, target, valid)[0], expected)
 

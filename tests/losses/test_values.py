@@ -1,4 +1,4 @@
-"""Every loss against its formula, written out anew in numpy float64 from the publications, for every task."""
+"""Every loss agrees with the published formula, reimplemented in numpy float64, for every task."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from tests.losses.conftest import of, scene
 
 Array = NDArray[np.float64]
 Formula = Callable[[Array, Array], float]
-"""Probability and target of one image to its loss: (h, w) each, or (k, h, w) where all classes are looked at."""
+"""Maps probability and target of an image to its loss: (h, w) each, or (k, h, w) if all classes are needed."""
 
 
 def ce(p, t):
@@ -63,7 +63,7 @@ def sensitivity_specificity(p, t, r=0.05):
 
 
 def generalized_dice(p, t):
-    """Over the classes of the first axis."""
+    """Compute generalized Dice over the classes of the first axis."""
     weight = 1 / t.sum((1, 2)) ** 2
     return float(1 - 2 * (weight * (p * t).sum((1, 2))).sum() / (weight * (p + t).sum((1, 2))).sum())
 
@@ -93,7 +93,7 @@ def log_dice(p, t):
 
 
 def lovasz(errors, t):
-    """By the definition: errors in descending order, times the growth of the Jaccard loss of the set so far."""
+    """Sum, by definition, the errors in descending order times the increase of the Jaccard loss at each."""
     order = np.argsort(-errors.ravel())
     truth, loss, last = t.ravel()[order], 0.0, 0.0
     for k, error in enumerate(errors.ravel()[order]):
@@ -104,7 +104,7 @@ def lovasz(errors, t):
 
 
 def signed_distance(t):
-    """Positive outside, 0 on the outermost foreground pixels, negative within."""
+    """Return distances: positive outside, 0 on the outermost foreground pixels, negative inside."""
     return np.where(t == 1, 1 - distance_transform_edt(t), distance_transform_edt(1 - t))
 
 
@@ -141,7 +141,7 @@ def cldice(p, t):
 
 
 def border(t):
-    """10 exp(-(d1 + d2)^2 / 2 5^2) for the two objects of the example, which lie above and below each other."""
+    """Return 10 exp(-(d1 + d2)^2 / (2 5^2)) for the two objects of the example, one above the other."""
     rows = np.arange(t.shape[0])[:, None]
     objects = [t * part for part in (rows < 7, rows >= 7)]
     if not all(piece.any() for piece in objects):
@@ -151,7 +151,7 @@ def border(t):
 
 
 def t_loss(p, t):
-    """The negative log-density over that of a perfect prediction, per pixel."""
+    """Return the negative log-density, relative to that of a perfect prediction, per pixel."""
     student = multivariate_t(loc=t.ravel(), shape=np.eye(t.size), df=1)
     return float(student.logpdf(t.ravel()) - student.logpdf(p.ravel())) / t.size
 
@@ -159,7 +159,7 @@ def t_loss(p, t):
 def calibration_error(p, t, soft=False, bins=20):
     gaps = []
     for k in range(bins):
-        if soft:  # the middle of a bin counts whole, the middles of its neighbors not at all
+        if soft:  # weight 1 at the center of the bin, falling to 0 at the centers of its neighbors
             share = np.clip(1 - np.abs(np.clip(bins * p - 0.5, 0, bins - 1) - k), 0, 1)
         else:
             share = ((p >= k / bins) & (p < (k + 1) / bins)).astype(float)
@@ -169,28 +169,28 @@ def calibration_error(p, t, soft=False, bins=20):
 
 
 def around(t):
-    """The mean of the 3x3 pixels around each, of those that there are."""
+    """Return the mean of the existing pixels in the 3x3 neighborhood of each pixel."""
     return np.asarray(
         uniform_filter(t, 3, mode="constant") / uniform_filter(np.ones_like(t), 3, mode="constant"), dtype=float
     )
 
 
 def cells(t):
-    """The pixels that are nearest to each object of a mask; all where there is none."""
+    """Return the pixels nearest to each object of a mask, or all pixels if there is no object."""
     objects, count = label(t, np.ones((3, 3)))
     away = np.stack([distance_transform_edt(objects != c) for c in range(1, count + 1)] or [0 * t])
     return [away.argmin(0) == c for c in range(max(1, count))]
 
 
 def size_weights(t):
-    """The mean size of objects and background over the size of the object, at least 1, and 1 elsewhere."""
+    """Return the mean size of objects and background over the size of each object, at least 1; 1 elsewhere."""
     objects, count = label(t, np.ones((3, 3)))
     weights = [max(1, t.size / (count + 1) / (objects == c).sum()) for c in range(1, count + 1)]
     return np.array([1, *weights])[objects]
 
 
 def near_boundary(side):
-    """1 on the outermost pixels of a mask, down to 0 on its innermost; 0 outside."""
+    """Return weights from 1 on the outermost pixels of a mask to 0 on its innermost pixels, and 0 outside."""
     away = distance_transform_edt(side) * side
     return np.asarray(side * (away.max() - away) / max(away.max() - 1, 1e-9))
 
@@ -212,7 +212,7 @@ def logit(p):
 
 
 def bi_tempered(z, t, t1=0.8, t2=1.2):
-    """The Bregman divergence of the paper, of all classes in the first axis; lambda by bisection."""
+    """Compute the Bregman divergence of the paper for all classes in the first axis, with lambda by bisection."""
 
     def exp(x):
         return np.maximum(1 + (1 - t2) * x, 0) ** (1 / (1 - t2))
@@ -230,7 +230,7 @@ def bi_tempered(z, t, t1=0.8, t2=1.2):
 
 
 def wasserstein_dice(p, t, distances=None):
-    """All classes in the first axis, the background the first."""
+    """Compute the loss of all classes in the first axis, the background first."""
     far = 1 - np.eye(len(p)) if distances is None else distances / distances.max()
     error = np.einsum("lhw,lk,khw->hw", t, far, p)
     right = (1 - error)[t[0] == 0].sum()
@@ -265,7 +265,7 @@ REGION = {
     "boundary": lambda p, t: (p * signed_distance(t)).mean(),
     "cldice": cldice,
 }
-"""Each class against the rest: the same for all tasks."""
+"""Formulas of one class against the rest, the same for all tasks."""
 
 TWO = REGION | {
     "bce": lambda p, t: ce(p, t).mean(),
@@ -300,7 +300,7 @@ TWO = REGION | {
     "unified_focal": lambda p, t: 0.5 * asymmetric_focal(p, t, 0.6, 0.5) + 0.5 * unified_tversky(p, t),
     "sum": lambda p, t: ce(p, t).mean() + dice(p, t) + 0.01 * (p * signed_distance(t)).mean(),
 }
-"""One class and its background."""
+"""Formulas of one class and its background."""
 
 
 def weighted(p, t, w):
@@ -313,7 +313,7 @@ def exp_log(p, t, w):
 
 
 def expected_of_channels(name, p, t, odds):
-    """The mean over the channels; odds: background over foreground of each in the training masks."""
+    """Return the mean over channels; odds: background over foreground of each channel in the training masks."""
     if name == "weighted_bce":
         return float(np.mean([weighted(*pair, w) for *pair, w in zip(p, t, odds, strict=True)]))
     if name == "exp_log":
@@ -326,12 +326,12 @@ def expected_of_channels(name, p, t, odds):
 
 
 def true(p, t):
-    """The probability of each pixel's class."""
+    """Return the probability of each pixel's true class."""
     return (p * t).sum(0)
 
 
 def mean(formula):
-    """Over the classes but the background."""
+    """Return a formula averaged over all classes except the background."""
     return lambda p, t: float(np.mean([formula(p[c], t[c]) for c in range(1, len(p))]))
 
 
@@ -408,19 +408,19 @@ MANY = {name: mean(formula) for name, formula in REGION.items()} | {
     ),
     "sum": lambda p, t: -np.log(true(p, t)).mean() + mean(dice)(p, t) + 0.01 * mean(REGION["boundary"])(p, t),
 }
-"""All classes, the first of them the background."""
+"""Formulas of all classes, the background first."""
 
 
 def expected(case, z, t):
     if case.task == "multiclass":
-        given = z if case.name == "nacl" else softmax(z, 0)  # which has to do with logits themselves
+        given = z if case.name == "nacl" else softmax(z, 0)  # which depends on raw logits
         return float(MANY[case.name](given, np.stack([t[0] == c for c in range(4)]).astype(np.float64)))
     return expected_of_channels(
         case.name, expit(z), t.astype(np.float64), {"binary": [9], "multilabel": [9, 3]}[case.task]
     )
 
 
-@of(lambda case: case.name != "weight_map" or case.task != "multiclass")  # whose formula is for two objects of a class
+@of(lambda case: case.name != "weight_map" or case.task != "multiclass")  # only for two objects of a class
 def test_the_value_is_that_of_the_published_formula(case, logits, target):
     z, t = logits[:1].double(), target[:1]
     value = expected(case, z[0].numpy(), t[0].numpy())
@@ -428,7 +428,7 @@ def test_the_value_is_that_of_the_published_formula(case, logits, target):
     assert float(case(z.float(), t)) == pytest.approx(value, rel=5e-6)
 
 
-@of(lambda case: case.name != "weight_map")  # whose formula is for the two objects of the example
+@of(lambda case: case.name != "weight_map")  # only for the two objects of the example
 def test_the_value_is_right_where_the_foreground_is_the_larger_class(case, logits, target):
     z, t = logits[:1].double(), target[:1]
     t = (3 - t) if case.task == "multiclass" else 1 - t
@@ -439,13 +439,13 @@ def test_the_value_is_right_where_the_foreground_is_the_larger_class(case, logit
 def test_of_a_mask_with_little_boundary_a_fifth_of_the_intersection_stays(make):
     z = torch.randn(1, 1, 48, 48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     target = torch.zeros(1, 1, 48, 48, dtype=torch.uint8)
-    target[..., 3:45, 3:45] = 1  # 164 of 1764 pixels are boundary: twice that is below a fifth
+    target[..., 3:45, 3:45] = 1  # 164 of 1764 pixels are boundary; twice that is below a fifth
     value = boundary_dou(expit(z[0, 0].numpy()), target[0, 0].numpy().astype(np.float64))
     assert float(make("boundary_dou")(z, target)) == pytest.approx(value, rel=1e-11)
 
 
 def test_the_exponent_of_an_error_is_1_minus_gamma(make, logits, target):
-    """By default gamma is a half, and so is 1 - gamma."""
+    """With the default gamma of 1/2, gamma and 1 - gamma cannot be distinguished."""
     z, t = logits[:1].double(), target[:1]
     value = unified_tversky(expit(z[0, 0].numpy()), t[0, 0].numpy().astype(np.float64), gamma=0.2)
     assert float(make("asymmetric_focal_tversky", gamma=0.2)(z, t)) == pytest.approx(value, rel=1e-11)
@@ -461,7 +461,7 @@ OTHERWISE = [
     ("l1_ace", {"bins": 3}, mean(lambda p, t: calibration_error(p, t, bins=3))),
     ("region_size", {"distance": "kl"}, lambda p, t: 0.1 * kl(p, t)),
 ]
-"""What is added to cross-entropy with other parameters, the background in the first axis."""
+"""Terms added to cross-entropy, for other parameters; the background is first in the first axis."""
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])

@@ -1,4 +1,4 @@
-"""Binary values and gradients are those of version 1, recorded before its losses were written anew."""
+"""Binary values and gradients equal those of version 1, recorded before its losses were rewritten."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The histogram holds every threshold, exactly the one that `counts` uses, and the calibration."""
+"""The histogram gives the counts at every threshold, exactly those of `counts`, and the calibration."""
 
 import torch
 from hypothesis import given, settings

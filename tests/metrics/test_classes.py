@@ -1,4 +1,4 @@
-"""Scores of several classes are those of each class by itself, and pixels that do not count change none."""
+"""Scores of several classes equal those of each class alone, and ignored pixels do not change them."""
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ def batch(task, number=5):
 
 
 def one_class(task, logits, target, k):
-    """The same predictions of class k, as the logits and the target of a binary task."""
+    """Return the predictions of class k as logits and target of a binary task."""
     if task.kind == "multilabel":
         return logits[:, k : k + 1], target[:, k : k + 1]
     return torch.where(logits.argmax(1, keepdim=True) == k, 1.0, -1.0), (target == k).to(torch.uint8)
@@ -80,7 +80,7 @@ def test_a_class_that_no_image_has_is_left_out_of_the_pooled_mean(task):
     target = target.where(target != absent, 0) if task.kind == "multiclass" else target.clone()
     if task.kind == "multilabel":
         target[:, absent] = 0
-    logits[:, absent] = -9.0  # nothing is found of it
+    logits[:, absent] = -9.0  # it is never predicted
     metric = SegmentationMetrics(task=task)
     metric.update(logits, target)
     found = {name: value.item() for name, value in metric.compute().items()}
@@ -88,7 +88,7 @@ def test_a_class_that_no_image_has_is_left_out_of_the_pooled_mean(task):
     assert np.isnan(one)
     assert found["iou_pooled"] == pytest.approx(np.mean(others))
     metric.reset()
-    metric.update(logits, 0 * target)  # where no class is there, what is said of empty images holds
+    metric.update(logits, 0 * target)  # without any class, the rule for empty images applies
     assert not np.isnan(metric.compute()[f"iou_pooled/{task.classes[absent]}"].item())
 
 
@@ -127,6 +127,6 @@ def test_an_image_has_the_mean_over_its_classes_and_no_distance_where_one_of_the
     rows["tp"], rows["fp"] = [9, 4, 9, 0, 9, 0], [9, 0, 0, 0, 0, 2]
     rows["hd95"] = [1.0, 3.0, 1.0, np.nan, 1.0, np.nan]
     means = rows_per_image(rows, Task("multilabel", ("disc", "cup")))
-    assert list(means["found/area_error"]) == [(1 + 0) / 2, (0 - 1) / 2, 0]  # not of the areas of both together
+    assert list(means["found/area_error"]) == [(1 + 0) / 2, (0 - 1) / 2, 0]  # not the error of the summed areas
     assert list(means["found/nothing"]) == [0, 0.5, 0]
     np.testing.assert_array_equal(means["hd95"], [2.0, np.nan, 1.0])

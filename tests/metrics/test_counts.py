@@ -29,7 +29,7 @@ def batch(seed=0, size=(3, 1, 20, 24), share=0.2):
 
 
 def case(predicted, truth):
-    """Score one image whose pixels are written as 1 and 0, certain to the last digit."""
+    """Return the scores of one image with pixels given as 1 and 0, predicted with certainty."""
     logits = torch.tensor([40.0 if c == "1" else -40.0 for c in predicted]).view(1, 1, 1, -1)
     target = torch.tensor([float(c) for c in truth]).view(1, 1, 1, -1)
     return {name: value.item() for name, value in scores(counts(logits, target)).items()}
@@ -121,7 +121,7 @@ def test_targets_of_any_type_and_any_number_of_dimensions_count_the_same():
     expected = counts(logits, target)
     for dtype in (torch.bool, torch.int64, torch.float16, torch.float64):
         assert all(map(torch.equal, expected, counts(logits, target.to(dtype))))
-    assert all(map(torch.equal, expected, counts(logits, 0.5 + 0.49 * (target - 0.01))))  # soft ones, cut at one half
+    assert all(map(torch.equal, expected, counts(logits, 0.5 + 0.49 * (target - 0.01))))  # soft targets, split at 1/2
     for shape in ((3, 1, 480), (3, 1, 6, 5, 16)):
         assert all(map(torch.equal, expected[:4], counts(logits.reshape(shape), target.reshape(shape))[:4]))
 
@@ -134,7 +134,7 @@ def test_half_precision_logits_are_summed_in_float32(dtype):
     assert result.foreground_sum.item() == pytest.approx(512 * 512 * 0.9525741, rel=1e-5)
 
 
-def test_sixteen_million_pixels_are_counted_to_the_last_one():  # more than float32 has whole numbers for
+def test_sixteen_million_pixels_are_counted_to_the_last_one():  # more than float32 can count
     logits, target = torch.ones(1, 1, 4096, 4100), torch.ones(1, 1, 4096, 4100, dtype=torch.bool)
     logits[..., -1], target[0, 0, 0, 0] = -1, False
     result = counts(logits, target)

@@ -25,7 +25,7 @@ def object_dice(found, true):
 
 
 def naive_f2(predicted, true):
-    """The challenge's rule, object by object and threshold by threshold."""
+    """Compute the score of the ship challenge, object by object and threshold by threshold."""
     mine, yours = (ndimage.label(mask, np.ones((3, 3))) for mask in (predicted, true))
     if not mine[1] and not yours[1]:
         return 1.0
@@ -55,7 +55,7 @@ def test_a_shifted_box_is_found_up_to_its_iou():
     assert f2(components(boxes((5, 5, 15, 15))), components(boxes((5, 7, 15, 17)))) == pytest.approx(0.4)
     assert f2(components(boxes((5, 5, 15, 15))), components(boxes((5, 5, 15, 15)))) == 1
     half = object_scores(components(boxes((0, 0, 5, 10))), components(boxes((0, 0, 10, 10))))
-    assert (half["objects"], half["objects_predicted"], half["objects_found"]) == (1, 1, 0)  # exactly one half
+    assert (half["objects"], half["objects_predicted"], half["objects_found"]) == (1, 1, 0)  # IoU exactly 1/2
 
 
 def test_a_false_negative_weighs_four_times_a_false_positive_and_nothing_in_an_empty_truth_is_right():
@@ -79,7 +79,7 @@ def test_objects_that_touch_can_be_distinguished_by_their_numbers():
     two = np.zeros((10, 10), np.int32)
     two[:5], two[5:] = 1, 2
     assert object_scores(two, two)["objects_found"] == 2
-    assert object_scores(components(two > 0), two)["objects_found"] == 0  # as one it covers each by half only
+    assert object_scores(components(two > 0), two)["objects_found"] == 0  # a merged object covers each by half only
 
 
 def test_the_dice_of_objects_is_that_of_each_one_by_itself():

@@ -1,4 +1,4 @@
-"""The metric of a data set is the mean of its images and the score of its pixels, however it was cut up."""
+"""Metrics of a data set are means over images and scores over all pixels, however the images are tiled."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from seglab.metrics.segmentation import SegmentationMetrics
 
 
 def images(number=7, seed=0):
-    """Draw images of growing foreground, the first of them empty."""
+    """Return logits and targets of images with increasing foreground, the first one empty."""
     generator = torch.Generator().manual_seed(seed)
     share = torch.linspace(0, 0.6, number).view(-1, 1, 1, 1)
     target = (torch.rand(number, 1, 12, 16, generator=generator) < share).to(torch.uint8)

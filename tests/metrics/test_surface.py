@@ -1,4 +1,4 @@
-"""Distances between outlines agree with MONAI, with brute force and with what a ruler says."""
+"""Distances between outlines agree with MONAI, with brute force and with distances by hand."""
 
 import math
 
@@ -62,7 +62,7 @@ def test_distances_are_those_of_brute_force_in_either_order(one, other):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:monai")  # MONAI calls its own deprecated argument
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # ... and other packages' on import
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # other packages do so on import
 @pytest.mark.parametrize("seed", range(2))
 def test_hd95_and_asd_are_monais(seed):
     monai = pytest.importorskip("monai.metrics")

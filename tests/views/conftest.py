@@ -9,19 +9,19 @@ from seglab.engine.trained_run import TrainedRun, open_run
 
 @pytest.fixture(scope="session")
 def runs(trained_study):
-    """A run of bce and one of dice that share everything but the loss."""
+    """A run with bce and one with dice, which differ only in the loss."""
     return [open_run(trained_study / loss) for loss in ("bce", "dice")]
 
 
 @pytest.fixture(scope="session")
 def run(study_in_each_precision):
-    """A run of dice, in both precisions whatever the machine: what it measured can be measured again."""
+    """A run with dice in each precision, on every machine, whose measurements must be reproducible."""
     return open_run(study_in_each_precision / "dice")
 
 
 @pytest.fixture
 def pick(runs, tmp_path):
-    """Runs by name: bce, dice, and `other`, of another model on other data without weights or snapshots."""
+    """A function that returns runs by name: bce, dice, and `other`, with another model and data and without weights."""
     facts = json.loads(json.dumps(runs[0].facts))
     facts["config"]["model"]["base"] = 8
     facts["data"]["fingerprint"] = "other"

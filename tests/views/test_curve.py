@@ -1,4 +1,4 @@
-"""The curves are the loss itself: hand values on single pixels, closed forms of an image, finite differences."""
+"""The curves equal the loss: values by hand for a pixel, closed forms for an image, and finite differences."""
 
 import math
 
@@ -15,7 +15,7 @@ from tests.losses.conftest import build as make
 
 def test_what_a_loss_is_a_function_of_is_found_by_calling_it():
     additive = {"bce": True, "focal": True, "class_weighted_ce": False, "topk": False, "dice": False}
-    assert {name: is_additive(make(name)) for name in additive} == additive  # an image is divided by its own weights
+    assert {name: is_additive(make(name)) for name in additive} == additive  # weights are normalized per image
 
 
 @pytest.mark.parametrize("gamma", [0.0, 2.0, 5.0])
@@ -31,7 +31,7 @@ def test_a_pixel_under_focal_loss_costs_what_the_paper_says(gamma):
 
 
 def test_an_image_moves_as_its_closed_form_says():
-    """Dice with n1 foreground pixels at p and n0 background pixels at 0.8: fp and fn are 0.2 n0 and (1 - p) n1."""
+    """For Dice with n1 foreground pixels at p and n0 background pixels at 0.8, fp = 0.2 n0 and fn = (1 - p) n1."""
     target = two_discs(0.1, 20)
     margin = torch.linspace(-5, 5, 11, dtype=torch.float64)
     found = curve(Dice(), target, "foreground", margin, 0.8)
@@ -64,14 +64,14 @@ def test_every_loss_has_a_finite_curve_that_moves_wrong_pixels_towards_the_truth
 
 
 def test_an_image_is_weighed_by_its_own_fraction():
-    table = view({"w": make("weighted_bce")}, 0.25, 0.9, 12, 3).tables["image"]  # a weight of (0.75 / 0.25)^2
+    table = view({"w": make("weighted_bce")}, 0.25, 0.9, 12, 3).tables["image"]  # weight (0.75 / 0.25)^2
     wrong = table.loc[table["pixel"] == "foreground", "value"].iloc[0]
     assert len(table) == 6
     assert wrong == pytest.approx(0.25 * 9 * math.log1p(math.exp(5)) - 0.75 * math.log(0.9))
 
 
 def test_a_view_has_a_figure_and_a_table_for_each_thing_it_shows_and_one_color_for_each_loss():
-    """Also where a loss has no value of a single pixel."""
+    """This holds also if a loss has no value for a single pixel."""
     page = view({name: make(name) for name in ("bce", "dice", "focal", "boundary")}, 0.05, 0.8, 8, 3)
     assert [part.name for part in page.sections] == list(page.tables) == ["pixel", "image"]
     assert list(page.tables["pixel"]["loss"].unique()) == ["bce", "focal"]

@@ -1,4 +1,4 @@
-"""Landscapes: exact where the answer is known, and harmless to the model."""
+"""Landscapes are exact where the answer is known, and do not change the model."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -28,14 +28,14 @@ LOSSES = build_choices("loss", ["bce", "dice"])
 
 @dataclass(frozen=True, kw_only=True)
 class Square(Loss):
-    """The mean square of logit minus target."""
+    """The mean squared difference of logit and target."""
 
     def value(self, x):
         return (x.z - x.t).square().mean((1, 2))
 
 
 def module(model):
-    """A module whose images go into the model as they are."""
+    """Return a module that does not normalize its images."""
     torch.manual_seed(0)
     return SegModule(model, BCE(), torch.optim.SGD, mean=(0.0,), std=(1 / 255,)).eval()
 
@@ -98,7 +98,7 @@ def test_the_lowest_place_is_listed_with_the_iou_there():
 
 
 def square(title, **columns):
-    """A surface of nine places, each with a loss a and an IoU."""
+    """Return a surface of nine points, each with a loss `a` and an IoU."""
     plane = Plane(title, {}, {}, {}, "", {"the run": [(0.0, 0.0)]})
     places = pd.DataFrame(product([-1.0, 0.0, 1.0], repeat=2), columns=["second", "first"])[["first", "second"]]
     return Surface(plane, places.assign(**columns), pd.Series({"a": 1.0, "IoU": 0.9}))

@@ -1,4 +1,4 @@
-"""Pixels through training: the maps are those of runs and losses, on one scale; bad input is one sentence."""
+"""Pixels through training: maps equal those of runs and losses, on one scale; bad input raises one sentence."""
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from seglab.views.run_inputs import logits_at, pick_images, same_data, thinned, 
 
 def test_the_best_weights_give_what_the_run_has_measured(run):
     rows = pd.read_csv(run.folder / "per_image.csv").set_index("id")
-    batches = evenly_spread(run, {"dice": run.loss()}, "test", None)  # those of its test
+    batches = evenly_spread(run, {"dice": run.loss()}, "test", None)  # the batches of its test
     for batch, logits in zip(batches, logits_at(run, run.best, batches), strict=True):
         for k, name in enumerate(batch["id"]):
             one, row = {key: values[k : k + 1] for key, values in batch.items()}, rows.loc[name]
@@ -83,7 +83,7 @@ def test_many_snapshots_are_thinned_to_the_first_the_last_and_those_that_double_
 
 def test_labels_tell_runs_apart(runs, tmp_path):
     assert titles(runs) == ["bce", "dice"]
-    again = TrainedRun(tmp_path / runs[0].name, runs[0].facts)  # of another study
+    again = TrainedRun(tmp_path / runs[0].name, runs[0].facts)  # in another study
     assert len(set(titles([runs[0], again]))) == 2
 
 

@@ -1,4 +1,4 @@
-"""Planes of weights: how their directions are scaled, and that they pass through what they are laid through."""
+"""Planes of weights: the scale of their directions, and that they contain the points that define them."""
 
 import pytest
 import torch

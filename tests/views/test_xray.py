@@ -1,4 +1,4 @@
-"""The X-ray counts the gradient as by hand, on predictions that get better, and warns of what is planted."""
+"""The X-ray sums gradients as by hand, on predictions that improve, and warns of planted problems."""
 
 import math
 from functools import partial
@@ -35,7 +35,7 @@ def fresh():
 
 
 def batch():
-    """An image with an object of 4 and one of 16 pixels, and one with nothing."""
+    """Return an image with objects of 4 and 16 pixels, and an empty image."""
     target = torch.zeros(2, 1, 16, 16, dtype=torch.uint8)
     target[0, 0, 2:4, 2:4] = target[0, 0, 8:12, 8:12] = 1
     return {"image": torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "target": target, "id": ["a", "b"]}
@@ -51,7 +51,7 @@ def test_small_and_large_objects_are_separated_by_their_pixels():
     assert counted["background"] == 512 - 20
     assert (counted["small objects"], counted["large objects"]) == (4, 16)
     assert counted["empty images"] == 256
-    assert counted["edge"] == 16 + (36 - 4)  # objects and the ring around them, but for the larger one's 2 x 2 core
+    assert counted["edge"] == 16 + (36 - 4)  # objects and rings around them, without the larger one's 2 x 2 core
 
 
 def test_pixels_that_do_not_count_are_as_if_they_were_cut_off():
@@ -120,8 +120,8 @@ def test_an_empty_image_costs_what_the_closed_form_says():
 def test_what_is_planted_is_warned_of():
     losses = {"skip": Dice(empty="skip"), "focal": Focal(gamma=8.0), "dice": Dice(empty="formula")}
     target = batch()["target"]
-    sure = (2.0 * target - 1) * 5  # right everywhere,
-    sure[0, 0, 15, 15] = 2.0  # but for one false positive
+    sure = (2.0 * target - 1) * 5  # right everywhere
+    sure[0, 0, 15, 15] = 2.0  # except for one false positive
     predictions = {"untrained": torch.full((2, 1, 16, 16), 0.0), "half-trained": sure}
     found = " | ".join(warnings(measure(losses, predictions, batch(), 2, 1) | {"empty": on_empty(losses, target)}))
     assert "skip: no gradient against false positives on empty images (0; bce has 0.9)" in found
