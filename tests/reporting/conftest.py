@@ -1,4 +1,4 @@
-"""One fabricated study, made once: three losses with known skills, each with the seeds 1, 2 and 3."""
+"""A fabricated study, made once: three losses with known skills, each with the seeds 1, 2 and 3."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.reporting.fabricate import FakeLoss, write_sweep
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folders; tests read them and do not change them."""
+    """The folder of the study, which tests must not change."""
     losses = [FakeLoss("bce", 0.6), FakeLoss("dice", 1.5), FakeLoss("focal", 0.9, 0.1, {"gamma": 2.0, "tag": "<b>"})]
     return write_sweep(tmp_path_factory.mktemp("study"), losses, [1, 2, 3])
 
@@ -30,7 +30,7 @@ def study(sweep: Sweep) -> Study:
 
 @pytest.fixture
 def own(folder: Path, tmp_path: Path) -> Path:
-    """The runs of bce and dice with the seeds 1 and 2 once more, for a test that changes them."""
+    """A copy of the runs of bce and dice with the seeds 1 and 2, which a test may change."""
     for run in ("bce_s1", "bce_s2", "dice_s1", "dice_s2"):
         shutil.copytree(folder / run, tmp_path / "own" / run)
     return tmp_path / "own"
@@ -38,7 +38,7 @@ def own(folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def report(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a report about the study after one run has lost its per_image.csv."""
+    """The folder of a report on the study after one run has lost its per_image.csv."""
     out = tmp_path_factory.mktemp("report")
     shutil.copytree(folder, out / "my <sweep>")
     (out / "my <sweep>" / "bce_s3" / "per_image.csv").unlink()

@@ -1,7 +1,7 @@
-"""Run folders as training leaves them, made up from known effects: no network is trained.
+"""Fabricate run folders like those of training from known effects, without training a network.
 
-Each pixel's logit is normal around a mean that depends on the loss, the seed and the image; histograms, counts, scores
-and metrics follow from the same draw, so that whatever the report computes can be computed again from the files.
+Logits are normal around a mean that depends on the loss, the seed and the image. Histograms, counts, scores and metrics
+follow from the same draw, so that every result of the report can be recomputed from the files.
 """
 
 import json
@@ -24,7 +24,7 @@ CARDS = {
 
 @dataclass(frozen=True)
 class FakeLoss:
-    """A loss whose foreground logits lie `skill` higher, with standard deviation `seed_noise` from seed to seed."""
+    """A loss that raises foreground logits by `skill`, with a standard deviation of `seed_noise` over seeds."""
 
     name: str
     skill: float = 1.0
@@ -33,7 +33,7 @@ class FakeLoss:
 
 
 def write_sweep(root: Path, losses: list[FakeLoss], seeds: list[int], images: int = 30, **more: object) -> Path:
-    """Write a run folder for each loss and seed; `more` goes to `write_run`."""
+    """Write a run folder for each loss and seed; `more` is passed to `write_run`."""
     for number, loss in enumerate(losses):
         for seed in seeds:
             write_run(root, loss, seed, images, number=number, **more)
@@ -43,7 +43,7 @@ def write_sweep(root: Path, losses: list[FakeLoss], seeds: list[int], images: in
 def write_run(
     root: Path, loss: FakeLoss, seed: int, images: int = 30, number: int = 0, extra: dict | None = None, **more: object
 ) -> Path:
-    """Write one finished run; `extra` is merged into the configuration, and `more` facts replace those of run.json."""
+    """Write a finished run; `extra` is merged into the configuration, and `more` replaces facts of run.json."""
     words = [loss.name, *(f"{key}-{value}" for key, value in loss.params.items()), f"s{seed}"]
     folder = root / "_".join(words)
     folder.mkdir(parents=True)
@@ -71,14 +71,14 @@ def change(folder: Path, **facts: object) -> None:
 
 
 def a_cube(values: np.ndarray, groups: np.ndarray | None = None) -> Cube:
-    """A cube of these values (losses, seeds, images), each image its own group unless `groups` are given."""
+    """Return a cube of values (losses, seeds, images); each image is its own group unless `groups` are given."""
     losses, seeds, images = values.shape
     groups = np.arange(images).astype(str) if groups is None else groups
     return Cube([f"l{i}" for i in range(losses)], list(range(seeds)), [str(i) for i in range(images)], groups, values)
 
 
 def draw(own: np.random.Generator, shift: float, images: int) -> tuple[np.ndarray, pd.DataFrame]:
-    """Histograms (images, 2, 256) and the rows of per_image.csv; `own` is the randomness of the run."""
+    """Draw histograms (images, 2, 256) and the rows of per_image.csv; `own` is the random generator of the run."""
     world, pixels = np.random.default_rng(0), 4096
     foreground = (pixels * np.exp(world.uniform(np.log(0.005), np.log(0.12), images))).astype(int)
     foreground[::5] = 0
@@ -93,7 +93,7 @@ def draw(own: np.random.Generator, shift: float, images: int) -> tuple[np.ndarra
 
 
 def scored(table: np.ndarray, pixels: int) -> pd.DataFrame:
-    """The rows that the engine would have written for these histograms, at threshold 0.5."""
+    """Return the rows that the engine would write for these histograms, at threshold 0.5."""
     (tn, fp), (fn, tp) = ((table[:, row, :128].sum(1), table[:, row, 128:].sum(1)) for row in (0, 1))
     middle = (np.arange(256) + 0.5) / 256
     true, found = tp + fn, tp + fp
@@ -117,7 +117,7 @@ def scored(table: np.ndarray, pixels: int) -> pd.DataFrame:
 
 
 def history(shift: float) -> pd.DataFrame:
-    """A metrics.csv whose curves rise towards a level that depends on the loss and the seed."""
+    """Return a metrics.csv with curves that rise towards a level that depends on the loss and the seed."""
     epoch = np.arange(6)
     rise = 1 - np.exp(-(epoch + 1) / 3)
     columns = {"epoch": epoch, "step": 10 * epoch, "lr": 0.001, "seconds": 1.0}
@@ -131,7 +131,7 @@ def history(shift: float) -> pd.DataFrame:
 
 
 def write_examples(file: Path, own: np.random.Generator, shift: float, count: int = 3, size: int = 48) -> None:
-    """Images of a bright disc, the same for every run, and the run's own blurred idea of it."""
+    """Write images of a bright disc, the same for every run, and the run's own blurred predictions."""
     y, x = np.mgrid[:size, :size]
     radius = np.linspace(5, 16, count)[:, None, None]
     distance = np.hypot(y - size / 2, x - size / 2)[None]
@@ -144,7 +144,7 @@ def write_examples(file: Path, own: np.random.Generator, shift: float, count: in
 
 
 def facts(name: str, loss: FakeLoss, seed: int, metrics: dict, extra: dict) -> dict:
-    """What run.json holds of a finished run."""
+    """Return the contents of run.json of a finished run."""
     title, formula, paper = CARDS.get(loss.name, (loss.name.title(), "1-p", "nobody"))
     config = {"study": "made-up", "seed": seed, "batch_size": 8, "workers": 0, "threshold": 0.5, "empty": "correct"}
     config |= {"folder": f"/somewhere/{name}", "trainer": {"max_epochs": 6, "accelerator": "auto"}}

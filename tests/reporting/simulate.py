@@ -1,9 +1,9 @@
-"""How often verdicts are wrong, and how often they find something, in simulated studies whose truth is known.
+"""The error rate and the power of verdicts in simulated studies with known truth.
 
     python -m tests.reporting.simulate 1000
 
-prints the tables of docs/findings/verdict.md; the tests run the same with fewer studies. A study has losses with true
-means, images that differ for each loss, seeds that shift a loss on all its images, and noise of single predictions.
+prints the tables of docs/findings/verdict.md; the tests run the same simulations with fewer studies. A study has true
+means of losses, effects of images on each loss, effects of seeds on all images, and noise of single predictions.
 """
 
 import sys
@@ -19,11 +19,11 @@ from seglab.reporting.verdict import Verdict, judge, ranks
 from tests.reporting.fabricate import a_cube
 
 MOST = 12
-"""Seeds after which a user gives up."""
+"""The number of seeds after which a user gives up."""
 
 
 class Simulated:
-    """One study (losses, seeds, images), whose pairs of losses are compared once for all who ask about them."""
+    """A study (losses, seeds, images) that compares its pairs of losses once for all questions."""
 
     def __init__(self, values: np.ndarray):
         self.pairs = cache(lambda seeds: compare(a_cube(values[:, :seeds])))
@@ -32,7 +32,7 @@ class Simulated:
 def values(
     rng: np.random.Generator, means: Sequence[float], *, images: int = 50, seeds: float = 0.01, erratic: float = 1.0
 ) -> np.ndarray:
-    """One study (losses, MOST seeds, images); the last loss has `erratic` times the seed noise of the others."""
+    """Draw a study (losses, MOST seeds, images); the last loss has `erratic` times the seed noise of the others."""
     losses = len(means)
     seed = seeds * rng.normal(size=(losses, MOST, 1)) * np.r_[np.ones(losses - 1), erratic][:, None, None]
     image, single = 0.04 * rng.normal(size=(losses, 1, images)), 0.05 * rng.normal(size=(losses, MOST, images))
@@ -41,11 +41,11 @@ def values(
 
 Judge = Callable[[list[Comparison], float, float], list[Verdict]]
 User = Callable[[list[Verdict]], int | None]
-"""How many seeds somebody adds who has seen these verdicts; None for a user who stops."""
+"""A function from verdicts to the number of seeds that a user adds after seeing them; None to stop."""
 
 
 def by_advice(found: list[Verdict]) -> int | None:
-    """A user who adds as many seeds as the largest open difference asks for, until nothing is open."""
+    """Return the number of seeds advised for the largest undecided difference; None if none is undecided."""
     unsure = max((each for each in found if each.kind == "unknown"), key=lambda each: each.gap, default=None)
     return unsure.more_seeds[0] if unsure else None
 
@@ -55,7 +55,7 @@ USERS: dict[str, User] = {"once": lambda found: None, "by advice": by_advice, "o
 
 
 def looks(study: Simulated, say: Judge, user: str, seeds: int = 3) -> Iterator[list[Verdict]]:
-    """The verdicts of each look of a user at a study."""
+    """Yield the verdicts of each look of a user at a study."""
     for look in count(1):
         found = say(study.pairs(seeds), spent(look, 0.05), spent(look + 1, 0.05))
         yield found
@@ -66,7 +66,7 @@ def looks(study: Simulated, say: Judge, user: str, seeds: int = 3) -> Iterator[l
 
 
 def asking(question: str, delta: float = 0.01) -> Judge:
-    """What gives the verdicts of one question, which of a baseline is about the first loss."""
+    """Return a function that gives the verdicts of a question; the baseline is the first loss."""
 
     def say(pairs: list[Comparison], alpha: float, next_alpha: float) -> list[Verdict]:
         return judge(pairs, question=question, against="l0", delta=delta, alpha=alpha, next_alpha=next_alpha)
@@ -75,22 +75,22 @@ def asking(question: str, delta: float = 0.01) -> Judge:
 
 
 Wrong = Callable[[Verdict, dict[str, float], float], bool]
-"""Whether a verdict is wrong about losses of these true means, for the largest difference that does not matter."""
+"""A function that tells whether a verdict is wrong, given the true means and the largest irrelevant difference."""
 
 
 def false_better(said: Verdict, level: dict[str, float], delta: float) -> bool:
-    """A loss is said to be better, or worse than the best, that is not."""
+    """Whether a loss is falsely called better, or falsely called worse than the best."""
     ahead = max(level.values()) if said.best else level[said.pair.first]
     return said.kind == "better" and ahead <= level[said.pair.second]
 
 
 def best_ruled_out(said: Verdict, level: dict[str, float], delta: float) -> bool:
-    """The true best, the first of several, is said not to be the best."""
+    """Whether the true best loss, the first one of several, is said not to be the best."""
     return said.pair.second == max(level, key=level.get) and said.kind in ("better", "not best")
 
 
 def false_equivalent(said: Verdict, level: dict[str, float], delta: float) -> bool:
-    """Losses are said to be equivalent within `delta` that differ by as much or more."""
+    """Whether losses that differ by `delta` or more are called equivalent."""
     apart = (max(level.values()) if said.best else level[said.pair.first]) - level[said.pair.second]
     return said.kind == "equivalent" and abs(apart) >= delta * (1 - 1e-9)
 
@@ -104,7 +104,7 @@ def wrong(
     delta: float = 0.01,
     **noise: float,
 ) -> dict[str, float]:
-    """In which share of the studies something wrong is said at any look, by question."""
+    """Return, for each question, the share of studies with a wrong verdict at any look."""
     rng, found = np.random.default_rng(0), dict.fromkeys(questions, 0)
     level = {f"l{k}": mean for k, mean in enumerate(means)}
     for _ in range(studies):
@@ -116,7 +116,7 @@ def wrong(
 
 
 def ranks_are_covered(means: Sequence[float], user: str, studies: int) -> float:
-    """In how many studies every true rank lies in the loss's set at every look."""
+    """Return the share of studies in which the ranks stated for every loss contain the true one at every look."""
     rng, right = np.random.default_rng(0), 0
     true = {f"l{k}": 1 + int(np.sum(np.array(means) > mean)) for k, mean in enumerate(means)}
     for _ in range(studies):
@@ -126,10 +126,10 @@ def ranks_are_covered(means: Sequence[float], user: str, studies: int) -> float:
 
 
 def with_folds(means: Sequence[float], studies: int, seeds: int = 2, shared: float = 0.02) -> float:
-    """In how many studies with 5 folds a loss is falsely better: what a training set does to it is shared by overlap.
+    """Return the share of studies with 5 folds in which a loss is falsely better, as folds share training data.
 
-    The training sets of two of k folds share k - 2 of k - 1 parts, so the effect of a part on a loss is the mean over
-    the parts of a training set.
+    The training sets of two of k folds share k - 2 of k - 1 parts, so the effect of a training set on a loss is the
+    mean of the effects of its parts.
     """
     rng, false, folds, images = np.random.default_rng(0), 0, 5, 60
     fold = np.repeat(np.arange(folds), images // folds)
@@ -137,7 +137,7 @@ def with_folds(means: Sequence[float], studies: int, seeds: int = 2, shared: flo
         study = values(rng, means, images=images, seeds=0.0)[:, :seeds]
         parts = shared * rng.normal(size=(len(means), folds))
         trained = (parts.sum(axis=1, keepdims=True) - parts) / (folds - 1)
-        for run in range(seeds):  # each fold of a seed is a training of its own
+        for run in range(seeds):  # each fold of a seed is trained separately
             study[:, run] += trained[:, fold] + 0.01 * rng.normal(size=(len(means), folds))[:, fold]
         data = a_cube(study)._replace(fold=fold, of_folds=folds)
         said = judge(compare(data), question="pairs", alpha=spent(1, 0.05))
@@ -146,7 +146,7 @@ def with_folds(means: Sequence[float], studies: int, seeds: int = 2, shared: flo
 
 
 def of_patients(sizes: Sequence[int], studies: int, losses: int = 2, seeds: int = 5, seed: int = 0) -> float:
-    """In how many studies a loss is falsely better where patients have so many images each and differ as a whole."""
+    """Return the share of studies in which a loss is falsely better, for patients with given numbers of images."""
     rng, false = np.random.default_rng(seed), 0
     groups = np.repeat(np.arange(len(sizes)), sizes)
     for _ in range(studies):
@@ -158,9 +158,9 @@ def of_patients(sizes: Sequence[int], studies: int, losses: int = 2, seeds: int 
 
 
 def found_better(means: Sequence[float], question: str, seeds: int, studies: int) -> tuple[float, float]:
-    """How often the losses behind the first are found behind it, and how many losses may be the best on average.
+    """Return how often losses behind the first are found to be, and how many losses may be the best on average.
 
-    Of the question for the best: how often they are ruled out, whichever loss has the best mean.
+    For the question "best": how often they are ruled out, whichever loss has the best mean.
     """
     rng, found, size = np.random.default_rng(0), 0, 0
     for _ in range(studies):
@@ -173,11 +173,11 @@ def found_better(means: Sequence[float], question: str, seeds: int, studies: int
 
 
 GRADES = [0.03, 0.025, 0.02, 0.01, 0.0, -0.01, -0.02, -0.03, -0.05, -0.07, -0.1, -0.15]
-"""The means of twelve losses of which three are close to the best."""
+"""The means of twelve losses, three of which are close to the best."""
 
 
 def tables(studies: int) -> Iterator[str]:
-    """Every table, line by line, as Markdown."""
+    """Yield all tables as Markdown, line by line."""
 
     def row(name: str, cells: Iterable[float]) -> str:
         return f"| {name} | {' | '.join(f'{100 * share:.1f} %' for share in cells)} |"

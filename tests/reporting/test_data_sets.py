@@ -15,7 +15,7 @@ SKILLS = {"disc": (1.5, 0.6), "organ": (1.2, 0.8), "lesions": (1.0, 0.9)}
 
 @pytest.fixture
 def roots(tmp_path):
-    """Three data sets on which dice is ahead by much, less and little; focal was trained on one of them."""
+    """Three data sets on which dice is ahead by decreasing amounts; focal was trained on one of them."""
     for number, (data, skills) in enumerate(SKILLS.items()):
         losses = [FakeLoss("dice", skills[0]), FakeLoss("bce", skills[1])] + [FakeLoss("focal")] * (data == "disc")
         for k, loss in enumerate(losses):

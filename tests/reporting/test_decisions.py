@@ -1,4 +1,4 @@
-"""Masks of best expected score against all masks of a small image, and calibration against its own definition."""
+"""The mask of best expected score compared with all masks of a small image, and calibration with its definition."""
 
 from itertools import product
 
@@ -23,7 +23,7 @@ from seglab.reporting.thresholds import MIDDLES
 
 
 def expected_scores(p, score):
-    """The exact expected score of the masks of the 0, 1, 2, ... most probable pixels: over every possible truth."""
+    """Return the exact expected scores, over all truths, of the masks of the 0, 1, 2, ... most probable pixels."""
     truths = np.array(list(product([0, 1], repeat=len(p))))
     chance = np.prod(np.where(truths, p, 1 - p), axis=1)
     values = []
@@ -54,7 +54,7 @@ def test_an_image_that_is_probably_empty_gets_an_empty_mask_unless_empty_images_
     nearly_nothing = np.r_[1e-6, MIDDLES[1:-1], 0.999]
     assert best_expected(pixels, nearly_nothing)[0] == 256
     assert best_expected(pixels, MIDDLES, outer=nearly_nothing[None, [0, -1]])[0] == 256
-    assert best_expected(pixels, MIDDLES)[0] < 256  # a thousand pixels of 1 / 512 are two
+    assert best_expected(pixels, MIDDLES)[0] < 256  # a thousand pixels of 1 / 512 amount to two
     assert best_expected(pixels, nearly_nothing, empty="skip")[0] <= 90
 
 
@@ -73,7 +73,7 @@ def test_the_means_of_the_outer_bins_come_from_the_confidences():
     first = [each[each < 1 / 256].mean() for each in p]
     assert found[:, 0] == pytest.approx(first, rel=0.02)
     assert 1 - found[:2, 1] == pytest.approx([1 - each[each >= 255 / 256].mean() for each in p[:2]], rel=0.02)
-    assert found[2, 1] == 1 - 1 / 512  # nothing there
+    assert found[2, 1] == 1 - 1 / 512  # no such pixel
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
@@ -94,9 +94,9 @@ def test_pixels_move_to_the_bin_of_their_scaled_probability():
     assert rebinned(table, MIDDLES) == pytest.approx(table)
     cold = rebinned(table, scaled(MIDDLES, 0.5))
     assert cold.sum(1) == pytest.approx(table.sum(1))
-    assert cold[:, 128:].sum(1) == pytest.approx(table[:, 128:].sum(1))  # one half stays one half
+    assert cold[:, 128:].sum(1) == pytest.approx(table[:, 128:].sum(1))  # 1/2 stays 1/2
     assert cold[1, -1] == table[1, scaled(MIDDLES, 0.5) >= 255 / 256].sum()
-    sharp = rebinned(table, (MIDDLES > 0.5).astype(float))  # a temperature far below 1 rounds to 0 and 1
+    sharp = rebinned(table, (MIDDLES > 0.5).astype(float))  # a temperature near 0 rounds to 0 and 1
     np.testing.assert_array_equal(sharp[:, [0, -1]], np.stack([half.sum(1) for half in np.split(table, 2, 1)], 1))
 
 

@@ -6,7 +6,7 @@ from seglab.reporting.errors import Errors, Student
 
 
 def errors_of(*parts):
-    """Errors whose scale and degrees of freedom through the seeds, and through the images, are given."""
+    """Build Errors from (scale of seeds, degrees of freedom, scale of images, degrees of freedom) of each part."""
     seeds, free, images, images_free = np.array(parts, float).T
     return Errors(Student(seeds, free), Student(images, images_free))
 

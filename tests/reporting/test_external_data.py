@@ -1,4 +1,4 @@
-"""The table of external data holds what the evaluations say, by loss and seed, and nothing that no longer holds."""
+"""The table of external data has the results of the evaluations, by loss and seed, and no outdated results."""
 
 import json
 from csv import DictReader
@@ -17,7 +17,7 @@ IOU = {"bce_s1": 0.50, "bce_s2": 0.54, "dice_s1": 0.61, "dice_s2": 0.63}
 
 @pytest.fixture
 def evaluated(own):
-    """Runs with an evaluation.json each, as seglab.evaluate writes it, of a data set that is not the runs'."""
+    """Runs that each have an evaluation.json, as written by seglab.evaluate, on another data set."""
     for run, iou in IOU.items():
         out = own / run / "evaluations" / "mias-0a1b2c"
         out.mkdir(parents=True)
@@ -38,7 +38,7 @@ def test_means_and_deviations_are_over_the_seeds_of_each_loss(evaluated):
     assert spread.loc["bce", ("iou", "sd")] == pytest.approx(0.02 * 2**0.5)
     assert spread.loc["dice", ("tuned/iou", "mean")] == pytest.approx(0.72)
     assert spread.loc["dice", ("seeds", "")] == 2
-    assert spread.loc["dice", ("found/false_objects", "mean")] == pytest.approx(1.25)  # an image
+    assert spread.loc["dice", ("found/false_objects", "mean")] == pytest.approx(1.25)  # per image
     assert ("precision", "mean") not in spread.columns
 
 
@@ -56,7 +56,7 @@ def test_the_page_and_the_tables_hold_them_beside_the_comparison_which_stays_as_
 
 @pytest.mark.parametrize(("name", "iou", "hd95"), [(None, 0.5, 6.0), ("disc", 0.6, 5.0), ("cup", 0.4, 9.0)])
 def test_of_several_classes_the_numbers_are_those_that_the_report_is_about(evaluated, name, iou, hd95):
-    """Over several classes an image of which a cup was not found has no distance, or not finding it would be better."""
+    """Over several classes, an image with a missed cup has no distance; else missing it would improve the mean."""
     run = evaluated / "bce_s1"
     rows = pd.read_csv(run / "per_image.csv")
     pd.concat([rows.assign(**{"class": one}) for one in ("disc", "cup")]).to_csv(run / "per_image.csv", index=False)

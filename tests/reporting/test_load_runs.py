@@ -15,7 +15,7 @@ from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
 
 BCE, DICE = FakeLoss("bce"), FakeLoss("dice", 1.5)
 HALF = "id,group,class,pixels,foreground,iou\na,a,foreground,9,1,0.5\n"
-"""A table of images without the counts of what was found."""
+"""A table of images without counts of pixels."""
 
 
 def test_a_sweep_becomes_a_row_a_run_and_a_row_an_image_of_each(own):
@@ -52,7 +52,7 @@ def test_a_folder_that_may_not_be_read_is_named(own, monkeypatch):
             raise PermissionError(errno.EACCES, "Permission denied", str(folder))
         return scan(folder)
 
-    monkeypatch.setattr(os, "scandir", forbidding)  # no permission is lacking to root
+    monkeypatch.setattr(os, "scandir", forbidding)  # root is never denied permission
     (own / "dice_s2/run.json").unlink()
     sweep = collect([own])
     assert sweep.used["name"].tolist() == ["bce_s1", "bce_s2", "dice_s1"]

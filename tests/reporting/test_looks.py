@@ -69,7 +69,7 @@ def test_every_folder_remembers_and_what_several_remember_counts_once(tmp_path):
 
 
 def test_two_reports_at_the_same_time_are_one_look(tmp_path):
-    for first in (look([]), look([])):  # neither has seen the other
+    for first in (look([]), look([])):  # neither knows of the other
         remember([tmp_path, tmp_path], "ships", first, "dice is the best.")
     assert len(known_looks([tmp_path], "ships")) == 1
     assert look(known_looks([tmp_path], "ships"), RUNS | {"bce_s3": "c"}).number == 2
@@ -92,7 +92,7 @@ def test_a_damaged_memory_stops_the_report_in_one_sentence(tmp_path, content):
 
 
 def study(folder, **asked):
-    """A look at the runs of a folder."""
+    """Look at the runs of a folder; return the study."""
     return answer([folder], Question(**asked))[1][0]
 
 

@@ -33,7 +33,7 @@ def test_the_tables_have_every_score_that_a_verdict_may_be_about():
 
 
 def by_hand(folder, threshold):
-    """IoU, Dice, precision and recall per image, counted one by one from the histograms."""
+    """Compute IoU, Dice, precision and recall per image from the histograms, one by one."""
     edge, rows = int(threshold * 256), []
     for background, foreground in np.load(folder / "histograms.npz")["test"]:
         tp, fn = foreground[edge:].sum(), foreground[:edge].sum()
@@ -104,7 +104,7 @@ def test_a_run_without_histograms_loses_only_what_needs_them(own):
 def test_the_loss_with_the_best_mean_has_it_in_the_table_too(own):
     for number, (run, level) in enumerate({"bce_s1": 9.0, "bce_s2": 9.0, "dice_s1": 10.0, "dice_s2": 1.0}.items()):
         rows = pd.read_csv(own / run / "per_image.csv").assign(hd95=level)
-        rows.loc[1 if number == 3 else 30 :, "hd95"] = np.nan  # one run of dice finds something in one image alone
+        rows.loc[1 if number == 3 else 30 :, "hd95"] = np.nan  # one run of dice has a distance in a single image
         rows.to_csv(own / run / "per_image.csv", index=False)
     study = Study("data", collect([own]), Question(metric="hd95"))
     assert study.spread["hd95", "mean"].idxmin() == study.labels[0] == study.pairs[0].first == "dice"
@@ -135,7 +135,7 @@ def test_what_was_found_is_counted_by_hand():
     }
     table = rows_per_image(pd.DataFrame(rows | {"class": "foreground"}), Task())
     found, means = _found(table).loc[0], table.mean(numeric_only=True)
-    assert found["iou/worst tenth"] == pytest.approx(0.2)  # two of twelve
+    assert found["iou/worst tenth"] == pytest.approx(0.2)  # the worst two of twelve
     assert means["found/nothing"] == pytest.approx(1 / 11)
     assert means["found/area_error"] == pytest.approx((-1 + (6 / 8 - 1) + 9 * 1) / 11)
     assert found["found/object_f1"] == pytest.approx(2 * 9 / (11 + 22))
@@ -154,7 +154,7 @@ def test_no_distance_is_bold_where_a_loss_found_nothing_in_some_image():
 
 def test_a_mean_without_some_runs_says_so_and_is_not_bold():
     runs = {"label": ["timid"] * 3 + ["bold"] * 3 + ["third"] * 3, "iou": [0.1, 0.2, 0.0, *[0.5] * 6]}
-    runs["precision"] = [0.9, 0.9, np.nan, *[0.75] * 3, *[0.5] * 3]  # the last run of timid predicts nothing
+    runs["precision"] = [0.9, 0.9, np.nan, *[0.75] * 3, *[0.5] * 3]  # the last run of timid has no predictions
     spread = over_seeds(pd.DataFrame(runs), ["iou", "precision"], ["label"])
     [(_, shown)] = metric_blocks(spread, "")
     assert '0.900 <span class="sd">±0.000, 2 of 3 runs</span>' in shown
@@ -173,7 +173,7 @@ def test_the_report_has_the_roughness_and_the_seconds_of_each_loss(own):
     for k, folder in enumerate(sorted(own.iterdir())):
         epochs = {"epoch": range(4), "val/iou": [0, 0.1 * k, 0, 0.1 * k], "seconds": [9.0, 2, 3, 2 + k]}
         pd.DataFrame(epochs).to_csv(folder / "metrics.csv", index=False)
-    (folder / "metrics.csv").unlink()  # a run may have lost it
+    (folder / "metrics.csv").unlink()  # a run may lack it
     spread = Study("data", collect([own]), Question()).spread
     assert spread.loc["bce", ("epochs/val roughness", "mean")] == pytest.approx((0 + 0.2) / 2)
     assert spread.loc["dice", ("epochs/val roughness", "mean")] == pytest.approx(0.4)

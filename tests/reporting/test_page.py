@@ -1,4 +1,4 @@
-"""The report is one file without a network that shows what the study says, with every name escaped."""
+"""The report is one file that needs no network, shows the results of the study, and escapes every name."""
 
 import json
 import re
@@ -24,7 +24,7 @@ VOID = {"meta", "img", "input", "br", "path", "use", "image", "rect", "circle", 
 
 
 class Balance(HTMLParser):
-    """Every opened tag is closed in order."""
+    """A parser that records tags that are not closed in order."""
 
     def __init__(self):
         super().__init__()
@@ -154,7 +154,7 @@ def test_titles_headings_and_captions_of_any_page_are_escaped():
 def test_a_formula_becomes_mathml_with_stretched_brackets_and_spaced_functions(latex, parts):
     made = formula(f"${latex}$")
     assert made.startswith("<math")
-    assert "minsize" not in made  # a bracket of fixed size, which browsers leave small below an exponent
+    assert "minsize" not in made  # browsers draw such brackets too small
     assert all(part in made for part in parts)
 
 
@@ -168,7 +168,7 @@ def test_csv_and_markdown_agree_with_the_study(study):
 
 
 def test_runs_on_two_data_sets_get_a_part_and_files_each_and_are_not_compared(tmp_path, monkeypatch):
-    for shift, losses in ((-1, ("bce", "dice")), (1, ("bce", "iou"))):  # titles of the same letters
+    for shift, losses in ((-1, ("bce", "dice")), (1, ("bce", "iou"))):  # the same letters in both titles
         data = {"extra": {"dataset": {"shift": shift}}, "data": {"fingerprint": f"{shift}ffff"}}
         write_sweep(tmp_path / str(shift), [FakeLoss(name) for name in losses], [1, 2], **data)
     _, studies, _ = found = answer([tmp_path], Question())
@@ -214,7 +214,7 @@ def test_a_report_of_tiles_says_so_and_why_a_metric_of_them_is_undefined(tmp_pat
     assert tiles in html
     assert "the tile with most foreground, above the score of the whole image" in html
     for file in folder.glob("dice*"):
-        change(file, scale="native")  # as runs on patches are tested since
+        change(file, scale="native")  # as in newer runs on patches
     parts = [(name, Study(name, runs, Question()).tiles) for name, runs in collect([folder]).benchmarks()]
     assert [(name.split()[-1], bool(said)) for name, said in parts] == [("scale=run", True), ("scale=native", False)]
     empty = Study("data", sweep, Question(metric="recall", images="empty"))
@@ -230,7 +230,7 @@ def test_the_page_says_the_confidence_and_the_rule_that_were_asked_for(own):
 
 def test_the_first_picture_has_foreground_where_some_have(own):
     for file in own.glob("*/examples.npz"):
-        np.savez(file, **dict(np.load(file)) | {"ids": ["image_000", "image_005", "image_001"]})  # two without
+        np.savez(file, **dict(np.load(file)) | {"ids": ["image_000", "image_005", "image_001"]})  # two empty
     [first] = report_sections.pictures(Study("data", collect([own]), Question()))["first"]
     assert first["id"] == "image_001"
 
@@ -266,7 +266,7 @@ def test_the_best_run_is_chosen_by_validation_among_those_of_the_best_loss(own):
 def test_the_headline_says_where_a_difference_is_one_of_calibration(own):
     study = Study("data", collect([own]), Question())
     assert study.calibration == ""
-    for seed in (1, 2):  # two thresholds at which the losses do nearly alike
+    for seed in (1, 2):  # thresholds at which the losses are close
         change(own / f"bce_s{seed}", threshold={"tuned": 0.25})
         change(own / f"dice_s{seed}", threshold={"tuned": 0.9})
     found = Study("data", collect([own]), Question())
@@ -297,7 +297,7 @@ def test_the_tables_say_the_threshold_of_the_runs_or_that_it_is_the_likeliest_cl
     def heading():
         (study,) = (Study("data", sweep, Question()) for _, sweep in collect([own]).benchmarks())
         shown = page("x", [study], [drawn], study.sweep.runs, "") + markdown([study], study.sweep.runs)
-        assert shown.count(study.decision) == 3  # the heading of the table, twice, and a caption
+        assert shown.count(study.decision) == 3  # twice in table headings, once in a caption
         assert "threshold 0.5" not in shown
         return study.decision
 
@@ -308,7 +308,7 @@ def test_the_tables_say_the_threshold_of_the_runs_or_that_it_is_the_likeliest_cl
     change(run, config=known["config"] | {"threshold": 0.4})
     assert heading() == "each run at its own threshold"
     for run, known in facts.items():
-        for name in ("histograms.npz", "examples.npz"):  # of one class
+        for name in ("histograms.npz", "examples.npz"):  # these have one class
             (run / name).unlink()
         change(run, data=known["data"] | {"task": {"kind": "multiclass", "classes": ["other", "cell"]}})
         pd.read_csv(run / "per_image.csv").assign(**{"class": "cell"}).to_csv(run / "per_image.csv", index=False)
@@ -348,7 +348,7 @@ def test_a_missing_fold_is_missed(tmp_path):
     assert "Missing, though other losses have them: dice with seed 1, fold 1." in shown
     assert "standard deviation over seeds and folds" in shown
     compared = report_sections.compared(study.sweep.used)
-    assert compared["images of fold 0"]  # of one run, as each fold has its own
+    assert compared["images of fold 0"]  # of one run, as the images of folds differ
     assert compared["settings"].endswith("folds 2")
 
 
@@ -377,14 +377,14 @@ def test_classes_that_runs_do_not_find_are_reported_beside_the_verdict_of_the_me
     recalls = {"bce_s1": (0, 0.2), "bce_s2": (0, 0), "dice_s1": (0.5, 0.2), "dice_s2": (0, 0)}
     for run, (house, water) in recalls.items():
         facts = json.loads((own / run / "run.json").read_text())
-        each = {"other": 0, "house": house, "water": water, "sand": None}  # of which the test images have none
+        each = {"other": 0, "house": house, "water": water, "sand": None}  # no test image has sand
         metrics = {f"test/recall_pooled/{name}": value for name, value in each.items()}
         change(own / run, data=facts["data"] | {"task": task}, metrics=facts["metrics"] | metrics)
         rows = pd.read_csv(own / run / "per_image.csv")
         if run == "dice_s2":
             rows = rows.assign(tp=0, iou=0)
         pd.concat([rows.assign(**{"class": name}) for name in task["classes"]]).to_csv(own / run / "per_image.csv")
-        for name in ("histograms.npz", "examples.npz"):  # of one class
+        for name in ("histograms.npz", "examples.npz"):  # these have one class
             (own / run / name).unlink()
     (study,) = (Study("data", sweep, Question()) for _, sweep in collect([own]).benchmarks())
     assert study.blind == (
@@ -392,7 +392,7 @@ def test_classes_that_runs_do_not_find_are_reported_beside_the_verdict_of_the_me
         "runs of bce. No pixel of the class water is right in 1 of 2 runs of bce."
     )
     (study,) = (Study("data", sweep, Question(of_class="water")) for _, sweep in collect([own], "water").benchmarks())
-    # all classes have the rows of one
+    # all classes have the same rows
     assert study.blind == "No pixel of the foreground is right in 1 of 2 runs of dice."
 
 

@@ -1,4 +1,4 @@
-"""The seeds that would decide are those with which the paired t-test has a power of 0.8."""
+"""The advised number of seeds is the one at which the paired t-test has a power of 0.8."""
 
 from dataclasses import replace
 
@@ -39,5 +39,5 @@ def test_images_forbid_an_answer_where_the_interval_through_them_alone_exceeds_d
     pair = replace(PAIR, difference=0.0, spread=3 * seeds**2, image_variance=scale**2)
     reach = t.isf(level / 2, PAIR.groups - 1) * scale
     assert not images_forbid(pair, 1.02 * reach, level)
-    if seeds < scale:  # otherwise the true difference may be one that is found
+    if seeds < scale:  # else a true difference may be detectable
         assert images_forbid(pair, 0.98 * reach, level)

@@ -11,12 +11,12 @@ from tests.reporting.fabricate import FakeLoss, write_run, write_sweep
 
 
 def test_the_learning_curve_is_that_over_all_pixels_the_mean_over_seeds():
-    pooled = [0, 0.2, 0.2, 0.6]  # of two seeds
+    pooled = [0, 0.2, 0.2, 0.6]  # two epochs of two seeds
     histories = pd.DataFrame({"label": "bce", "epoch": [0, 1] * 2, "val/iou": 0.9, "val/iou_pooled": pooled})
     axis = report_figures.learning(histories, ["bce"]).axes[0]
     assert axis.get_title(loc="left") == "IoU over all pixels"
     assert axis.lines[0].get_ydata().tolist() == pytest.approx([0.1, 0.4])
-    assert axis.lines[0].get_xdata().tolist() == [1, 2]  # epochs that are done, as the log counts them
+    assert axis.lines[0].get_xdata().tolist() == [1, 2]  # finished epochs, counted as in the log
 
 
 def test_a_loss_keeps_its_color_where_another_has_no_history():

@@ -23,7 +23,7 @@ def same(one, other):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of two classes, the second of which is the first of another run, and what it keeps of its decisions."""
+    """A run with two classes, the second one taken from another run, and the decisions that it keeps."""
     folders = [write_run(tmp_path, FakeLoss(name), 1, images=8, number=k) for k, name in enumerate(("bce", "dice"))]
     disc, cup = (dict(np.load(folder / "histograms.npz")) for folder in folders)
     arrays = disc | {key: np.stack([disc[key], cup[key]], axis=1) for key in ("test", "val")}

@@ -8,7 +8,7 @@ from seglab.reporting.run_figures import Example, curves, examples
 
 
 def drawn(folder, name="curves.svg", **columns):
-    """The text of the curves of a metrics.csv of three epochs with these columns."""
+    """Draw the curves of a metrics.csv with three epochs and the given columns."""
     pd.DataFrame({"epoch": range(3), **columns}).to_csv(folder / "metrics.csv", index=False)
     return curves(folder / "metrics.csv", folder / name)
 
@@ -33,7 +33,7 @@ def test_curves_show_every_quantity_that_was_measured_under_its_name(tmp_path):
     assert words_of(still, *always, *moving) == set(always)
     moved = drawn(tmp_path, "moved.svg", **lines, **schedule)
     assert words_of(moved, *always, *moving, "stage") == {*always, *moving}
-    assert moved.read_text().count("stroke-dasharray: 1,1.65") == 6 + 1  # a line in each panel, and in the legend
+    assert moved.read_text().count("stroke-dasharray: 1,1.65") == 6 + 1  # one line in each panel and one in the legend
 
 
 def test_curves_survive_missing_columns_empty_cells_and_a_single_epoch(tmp_path):
@@ -53,7 +53,7 @@ def test_a_picture_is_read_as_it_was_written(channels, tmp_path):
 def test_the_border_of_the_true_foreground_is_drawn_on_the_image(channels):
     image = np.full((7, 7, channels) if channels else (7, 7), 50, np.uint8)
     truth = np.zeros((7, 7))
-    truth[2:, 2:] = 1  # it touches the image's border
+    truth[2:, 2:] = 1  # touches the image border
     drawn = (outlined(image, truth) != 50).any(axis=2)
     expected = truth.astype(bool)
     expected[3:6, 3:6] = False
@@ -68,7 +68,7 @@ def test_errors_are_painted_in_three_colors():
     assert orange[0] > orange[1] > orange[2]
     assert blue[2] > blue[1] > blue[0]
     assert nothing.tolist() == [0, 0, 0]
-    wrong = np.array([[0.0, 1.0, 0.0]]).T[..., None]  # of class 2, taken for class 1: an error of either
+    wrong = np.array([[0.0, 1.0, 0.0]]).T[..., None]  # class 2 predicted as class 1 is an error of both
     truth = np.array([[0, 0, 1]]).T[..., None]
     painted = paint_errors(np.zeros((1, 1, 3), np.uint8), truth, wrong, kind="multiclass")
     assert (painted == orange).all()

@@ -11,7 +11,7 @@ SLOW, FAST = {"optimizer": {"lr": 0.001}}, {"optimizer": {"lr": 0.01}}
 
 
 def runs(*rows):
-    """One run for each (loss, seed, configuration, choices); the last two may be left out."""
+    """Return a table with one run per (loss, seed, configuration, choices); the last two are optional."""
     frame = pd.DataFrame({"seed": [row[1] for row in rows], "benchmark": "data", "used": True})
     loss = {"loss": {"_target_": "a.Loss", "smooth": 1.0}}
     frame["config"] = [{"seed": row[1]} | loss | (row[2] if len(row) > 2 else {}) for row in rows]
@@ -108,7 +108,7 @@ CASES = {
 def test_a_label_has(made, labels):
     found = runs(*made)
     assert found["label"].tolist() == labels
-    assert set(differences(found)) <= {"init_from"}  # the labels say it all
+    assert set(differences(found)) <= {"init_from"}  # the labels name all other differences
 
 
 def test_what_differs_together_with_the_loss_is_listed_and_not_in_the_label():

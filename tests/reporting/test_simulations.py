@@ -1,4 +1,4 @@
-"""The promises of the verdict, in simulated studies; the full tables are in docs/findings/verdict.md."""
+"""The guarantees of the verdict in simulated studies; docs/findings/verdict.md has the full tables."""
 
 import pytest
 
@@ -18,11 +18,11 @@ from tests.reporting.simulate import (
 pytestmark = pytest.mark.slow
 STUDIES = 300
 BOUND = 0.05 + 1.65 * (0.05 * 0.95 / STUDIES) ** 0.5
-"""What a share of 5 % stays below in 95 of 100 simulations of this size; each is fixed by its seed."""
+"""The bound that a true share of 5 % exceeds in 5 % of simulations of this size; their seeds are fixed."""
 
 
-@pytest.mark.parametrize("user", ["by advice", "one by one"])  # who looks once sees the first look of either
-@pytest.mark.parametrize(("losses", "questions"), [(2, ["pairs"]), (4, QUESTIONS)])  # of two losses all are the same
+@pytest.mark.parametrize("user", ["by advice", "one by one"])  # "once" is their first look
+@pytest.mark.parametrize(("losses", "questions"), [(2, ["pairs"]), (4, QUESTIONS)])  # all are equal for two losses
 def test_false_better_is_rare_however_often_one_looks_and_whatever_one_asks(losses, questions, user):
     shares = wrong(false_better, [0.0] * losses, user, STUDIES, questions)
     assert {question: share for question, share in shares.items() if share > BOUND} == {}

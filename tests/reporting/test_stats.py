@@ -28,7 +28,7 @@ def interval(pair, confidence=0.95):
 
 
 def noise(rng, losses=3, seeds=3, images=50, seed=0.01, image=0.04, single=0.05, gap=0.0):
-    """A sweep: images differ, seeds shift each loss on all its images at once, and single predictions vary."""
+    """Draw a sweep: images differ, seeds shift each loss on all its images, and single predictions vary."""
     values = 0.8 + 0.1 * rng.normal(size=images) + 0.01 * rng.normal(size=(1, seeds, 1))
     values = values + seed * rng.normal(size=(losses, seeds, 1)) + image * rng.normal(size=(losses, 1, images))
     values = values + single * rng.normal(size=(losses, seeds, images))
@@ -37,7 +37,7 @@ def noise(rng, losses=3, seeds=3, images=50, seed=0.01, image=0.04, single=0.05,
 
 
 def test_step_down_gives_the_values_of_holm_worked_out_by_hand():
-    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04; never falling: 0.02, 0.03, 0.06, 0.06
+    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04; made monotonic: 0.02, 0.03, 0.06, 0.06
     assert step_down([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert step_down([0.6, 0.5]) == [1.0, 1.0]
     assert step_down([0.02, np.nan, 0.03]) == pytest.approx([0.04, np.nan, 0.04], nan_ok=True)
@@ -60,12 +60,12 @@ def test_the_steps_for_five_losses_are_those_of_shaffer():
 
 
 def test_variances_of_a_hand_made_table():
-    # two seeds, two images: seed means 1 and 3, image means 1 and 3, no interaction left over
+    # two seeds, two images: seed means 1 and 3, image means 1 and 3, no remaining interaction
     found = variances(np.array([[0.0, 2.0], [2.0, 4.0]]), np.array([0, 1]))
     assert found.seeds == pytest.approx(1.0)  # var(1, 3) = 2, over 2 seeds
     assert found.images == pytest.approx(1.0)
     assert found.single == pytest.approx(0.0)
-    # pure interaction: the margins are flat, and nothing may become negative
+    # pure interaction: the margins are constant, and no variance may be negative
     interaction = np.array([[[1.0, -1.0], [-1.0, 1.0]], np.zeros((2, 2))])
     assert variances(interaction[0], np.array([0, 1])) == (0.0, 0.0, 1.0)
     assert compare(a_cube(interaction))[0].image_variance == 0.0
@@ -76,12 +76,12 @@ def test_few_patients_and_many_seeds_do_not_make_equal_losses_differ(images):
     rng = np.random.default_rng(7)
     studies = [noise(rng, losses=2, seeds=10, images=images, image=0.05) for _ in range(800)]
     wrong = np.mean([compare(a_cube(study))[0].p < 0.035 for study in studies])
-    assert wrong < 0.055  # 3.5 %, and three standard errors; it was 5 to 11 %
+    assert wrong < 0.055  # 3.5 % plus three standard errors; it was 5 to 11 %
 
 
 def test_components_of_the_variance_are_found_without_bias():
-    # the estimates are quadratic in the values, so what they are on average for an effect of variance 1 is their sum
-    # over the columns of its design: exactly 1 for this effect and 0 for the others
+    # the estimates are quadratic in the values, so their mean for an effect of variance 1 is their sum over the columns
+    # of its design: exactly 1 for this effect and 0 for the others
     losses, seeds, images = np.indices((2, 3, 4))
     effects = {
         "images": images,
@@ -99,7 +99,7 @@ def test_components_of_the_variance_are_found_without_bias():
 def test_variances_add_up_to_the_true_variance_of_the_mean():
     rng = np.random.default_rng(3)
     runs = [noise(rng, losses=1, seeds=4, images=30)[0] - 0.8 for _ in range(3000)]
-    base = 0.1**2 / 30 + 0.01**2 / 4  # what the helper adds to every loss alike
+    base = 0.1**2 / 30 + 0.01**2 / 4  # added equally to every loss by `noise`
     expected = 0.01**2 / 4 + 0.04**2 / 30 + 0.05**2 / 120 + base
     assert np.var([run.mean() for run in runs]) == pytest.approx(expected, rel=0.08)
     parts = [variances(run, np.arange(30)) for run in runs]
@@ -115,7 +115,7 @@ def test_images_of_one_group_count_as_one_draw():
 
 def test_groups_of_unequal_size_weigh_by_their_images_and_vary_as_their_means_do():
     effect = np.array([[0.0, 0.0, 0.0, 4.0], [0.0, 0.0, 0.0, 4.0]])
-    # 3/4 and 1/4 of the mean, whose variance is (9 + 1) / 16 that of one group: here 8, of 0 and 4
+    # weights 3/4 and 1/4: the variance of the mean is (9 + 1) / 16 that of a group, here 8 (from 0 and 4)
     assert variances(effect, np.array([0, 0, 0, 1])) == (0.0, pytest.approx(5.0), 0.0)
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(6), [20, 6, 2, 1, 1, 1])
@@ -170,7 +170,7 @@ def test_the_loss_that_looks_better_comes_first():
 def test_the_order_is_that_of_the_means_over_runs_where_values_are_undefined():
     values = np.full((2, 2, 10), 0.5)
     values[1, 0], values[1, 1] = 0.3, 0.8
-    values[1, 1, 1:] = np.nan  # its mean over all values is 0.345, that of its runs 0.55
+    values[1, 1, 1:] = np.nan  # the mean over all values is 0.345, over runs 0.55
     data = a_cube(values)
     assert data.means == pytest.approx({"l0": 0.5, "l1": 0.55})
     assert compare(data)[0].first == "l1"
@@ -183,7 +183,7 @@ def test_the_order_is_that_of_the_means_over_runs_where_values_are_undefined():
 
 def test_a_pair_uses_the_seeds_and_images_that_both_have():
     values = noise(np.random.default_rng(0), losses=2, seeds=4, images=20)
-    values[0, 0] = np.nan  # a run that failed
+    values[0, 0] = np.nan  # a failed run
     values[1, :, 3] = np.nan  # an image on which the metric is undefined
     pair = compare(a_cube(values))[0]
     assert (pair.replicates, pair.images) == (3, 19)
@@ -193,14 +193,14 @@ def test_a_pair_uses_the_seeds_and_images_that_both_have():
 
 def test_variances_that_differ_widely_are_not_moderated_and_hide_no_difference():
     alike, prior = moderate(np.full(6, 4.0), np.full(6, 2), 4)
-    assert prior == 2  # half of what two further losses bring with three seeds
+    assert prior == 2  # half the degrees of freedom of two further losses
     assert alike == pytest.approx(4.0, rel=0.5)
-    _, prior = moderate(np.exp([1.5, -1.5] * 3), np.full(6, 2), 4)  # unlike by less than so few replicates can tell
+    _, prior = moderate(np.exp([1.5, -1.5] * 3), np.full(6, 2), 4)  # within the noise of so few replicates
     assert prior == 2
     measured = np.array([1e-6, 1e-5, 1.0, 1e-4, 2.0, 3e-2])
     unlike, prior = moderate(measured, np.full(6, 2), 4)
     assert prior < 1
-    explained = special.polygamma(1, 1.0)  # of the variance of the logarithms, with two degrees of freedom each
+    explained = special.polygamma(1, 1.0)  # variance of the log of an estimate with two degrees of freedom
     assert special.polygamma(1, prior / 2) == pytest.approx(np.log(measured).var(ddof=1) - explained)
     assert unlike[0] < 1e-3
     assert np.all(unlike >= measured)
@@ -231,7 +231,7 @@ def test_folds_are_replicates_whose_training_sets_overlap():
     gaps = (first - second).reshape(3, 5, 10).mean(axis=(0, 2))
     assert (pair.kind, pair.replicates, pair.images) == ("folds", 5, 50)
     assert pair.difference == pytest.approx(gaps.mean())
-    error = (np.var(gaps, ddof=1) * (1 / 5 + 3 / 4)) ** 0.5  # two training sets share 3 of their 4 fifths
+    error = (np.var(gaps, ddof=1) * (1 / 5 + 3 / 4)) ** 0.5  # two training sets share 3 of 4 parts
     assert pair.p == pytest.approx(2 * reference.t.sf(gaps.mean() / error, 4))
 
 
@@ -240,7 +240,7 @@ def test_what_seeds_and_images_do_not_explain_of_the_spread_between_folds_is_tha
     values[0] += np.repeat([9.0, -9.0, 5.0, -5.0, 0.0], 10)
     data = a_cube(values)._replace(fold=np.repeat(np.arange(5), 10), of_folds=5)
     assert 2.95 < compare(data)[0].overlap < 3
-    assert compare(data._replace(values=values[:, :1], seeds=[0]))[0].overlap == 3 / 4  # or that of the one seed
+    assert compare(data._replace(values=values[:, :1], seeds=[0]))[0].overlap == 3 / 4  # a single seed
 
 
 def test_data_sets_are_replicates_and_their_number_counts():

@@ -1,4 +1,4 @@
-"""The report says how each loss was tuned, and what is to be expected of fewer trials."""
+"""The report describes how each loss was tuned, and the expected result of fewer trials."""
 
 import json
 from itertools import product

@@ -9,17 +9,17 @@ from tests.reporting.fabricate import a_cube
 
 SIZES = {"replicates": 4, "images": 50, "groups": 50}
 PAIR = Comparison(first="dice", second="bce", difference=0.03, **SIZES, spread=4e-5, image_variance=1e-5, p=0.01)
-"""A difference of 0.03 with an error of 0.0045: reach 0.012 at 5 %."""
+"""A difference of 0.03 with a standard error of 0.0045: the interval is +-0.012 at 5 %."""
 
 
 def like(**fields):
-    """The pair with other facts, and the p-value that follows from them."""
+    """Return PAIR with some fields replaced, and the p-value that follows from them."""
     pair = dataclasses.replace(PAIR, **fields)
     return dataclasses.replace(pair, p=float(2 * errors([pair]).above(abs(pair.difference))[0]))
 
 
 def three(*levels, seed=0.004):
-    """Every pair of losses with these means, with noise over 4 seeds and 50 images."""
+    """Return all pairs of losses with these means, with noise over 4 seeds and 50 images."""
     rng = np.random.default_rng(3)
     values = np.array(levels)[:, None, None] + seed * rng.normal(size=(len(levels), 4, 1))
     return compare(a_cube(values + 0.01 * rng.normal(size=(len(levels), 4, 50))))
@@ -41,11 +41,11 @@ def test_the_loss_that_is_ahead_on_the_common_seeds_is_named_first():
 def test_the_leader_is_ahead_on_the_common_seeds_whatever_the_mean_over_others():
     values = np.array([[0.9, 0.5, 0.52], [np.nan, 0.6, 0.64]])[..., None] + 0.01 * np.arange(4)
     [found] = judge(compare(a_cube(values)), question="best")
-    assert found.pair.first == "l1"  # l0 has the better mean over all its seeds
+    assert found.pair.first == "l1"  # though l0 has the better mean over all its seeds
     assert found.words.startswith("l0 may be the best (0.110 behind l1, ")
     easy = 0.1 * np.array([1, 1, 1, -1, -1])[:, None] + 0.05 * np.random.default_rng(3).normal(size=20)
     values = np.stack([0.53 + easy, 0.50 + easy, 0.45 + easy]) + 1e-3 * np.random.default_rng(4).normal(size=(3, 5, 20))
-    values[1:, 3:] = np.nan  # l0 has the hard seeds too, and with them the worst mean of its own
+    values[1:, 3:] = np.nan  # only l0 has the hard seeds, and so the worst mean
     assert headline(judge(compare(a_cube(values)), question="best")).startswith("l0 is the best; l1 and l2 are worse")
 
 
@@ -89,7 +89,7 @@ def test_all_pairs_are_judged_by_the_steps_of_shaffer():
     pairs = [like(first=one, second=other, difference=gap, spread=1e-5) for (one, other), gap in gaps.items()]
     kinds = [
         each.kind for each in judge(pairs, alpha=1.5 * pairs[2].p)
-    ]  # by Holm's the smaller of two would be twice as large
+    ]  # with Holm, the smaller of two would be doubled
     assert kinds == ["better"] * 3
 
 
@@ -129,12 +129,12 @@ def test_an_open_question_says_how_many_more_seeds_would_decide_as_a_range():
     assert 1 <= fewest < (most or 51)
     assert f"{fewest} to {most or 'over 50'} more seeds would probably decide" in found.words
     later = judge([like(difference=0.012, spread=4e-4)], next_alpha=0.005)[0]
-    assert later.more_seeds[0] > fewest  # judged at the level of the next look
+    assert later.more_seeds[0] > fewest  # tested at the level of the next look
 
 
 def test_a_range_that_begins_with_the_most_seeds_that_are_tried_has_no_end():
     found = judge([like(difference=0.012, spread=4e-4)])[0]
-    found.__dict__["more_seeds"] = (50, None)  # cached_property's own place
+    found.__dict__["more_seeds"] = (50, None)  # where cached_property stores it
     assert found.words.endswith("; about 50 more seeds or more would probably decide.")
 
 
@@ -161,11 +161,11 @@ def test_an_interval_that_is_wide_since_two_losses_share_fewer_seeds_says_so():
         return {frozenset((found.pair.first, found.pair.second)) for found in judged if words in found.words}
 
     assert few("pairs", values) == {frozenset((loss, "l3")) for loss in ("l0", "l1", "l2")}
-    assert len(few("best", values)) == 3  # l3 may be the best, and the others may be far behind it
+    assert len(few("best", values)) == 3  # l3 may be the best, with the others far behind
     assert not few("best", values[:3])
     assert not few("best", values[:, :2])
     values[3], values[3, 2], values[0, 2] = np.nan, 0.5, np.nan
-    values[1] += 0.01  # it leads, and l0 was never beside l3
+    values[1] += 0.01  # it leads; l0 and l3 share no seed
     judged = judge(compare(a_cube(values[[0, 1, 3]])), question="best")
     assert any("share no seed, which" in found.words for found in judged)
     assert any("an unknown amount behind the best" in found.words for found in judged)

@@ -1,4 +1,4 @@
-"""A sweep on a real SLURM ends as on one machine, preempted jobs and all; `make test-slurm` runs this."""
+"""A sweep on a real SLURM with preempted jobs ends as on one machine; `make test-slurm` runs this."""
 
 import json
 import os
@@ -27,17 +27,17 @@ SMALL = (
     "examples=1",
 )
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=30")
-EPOCHS = 300  # so many that a fast machine is still at work when the jobs are taken back
+EPOCHS = 300  # enough for a fast machine to be still training when jobs are preempted
 SWEEP = ("loss=bce,dice", "seed=1,2", f"trainer.max_epochs={EPOCHS}")
 PREEMPTED = {"0": "scontrol requeue", "1": "scancel --signal=USR2"}
-"""What happens to the first two jobs of the array: SLURM takes the node back; the job's time is nearly up."""
+"""Commands for the first two jobs of the array: SLURM takes the node back, and the job's time is nearly up."""
 
 
 @contextmanager
 def sweep(place: Path, *words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A sweep at work, which is asked to stop when the test is over."""
+    """Run a sweep in the background, which is asked to stop at the end of the block."""
     command = [sys.executable, "-m", "seglab.train", "-m", *SMALL, *words]
-    with (place / "said.txt").open("w") as said:  # a pipe that nobody reads would fill up
+    with (place / "said.txt").open("w") as said:  # an unread pipe would fill up
         process = subprocess.Popen(
             command,
             cwd=place,
@@ -67,25 +67,25 @@ def epochs(file: Path) -> int:
 
 
 def queue() -> dict[str, tuple[str, str]]:
-    """State and node of every task of the job array, by its index."""
+    """Return state and node of every task of the job array, by its index."""
     said = subprocess.run(["squeue", "-h", "-r", "-o", "%K %T %N"], capture_output=True, text=True).stdout
     lines = [line.split() for line in said.splitlines()]
     return {words[0]: (words[1], words[2] if len(words) > 2 else "") for words in lines}
 
 
 def job(index: str) -> str:
-    """The number of the job that a task of the array is."""
+    """Return the job id of a task of the array."""
     said = subprocess.run(["squeue", "-h", "-r", "-o", "%K %A"], capture_output=True, text=True).stdout
     return dict(line.split() for line in said.splitlines())[index]
 
 
 def preempt(place: Path) -> list[subprocess.Popen[bytes]]:
-    """Let the scheduler take back the first job, and let the second job's time be nearly up; gives what did it."""
+    """Requeue the first job and signal that the second job's time is nearly up; return the processes that do so."""
     commands = []
     for index, command in PREEMPTED.items():
         seed = int(index) + 1
         until(lambda seed=seed: epochs(run_json(place, "bce", seed)) >= 3, f"three epochs of job {index}")
-        commands.append(subprocess.Popen([*command.split(), job(index)]))  # scancel tries until the job is back
+        commands.append(subprocess.Popen([*command.split(), job(index)]))  # scancel retries until the job is back
     for seed in (1, 2):
         run = run_json(place, "bce", seed)
         until(lambda run=run: status(run) == "interrupted", f"{run.parent.name} says that it was interrupted")
@@ -95,7 +95,7 @@ def preempt(place: Path) -> list[subprocess.Popen[bytes]]:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sweep in one process."""
+    """The folder of the same sweep in one process."""
     place = tmp_path_factory.mktemp("local")
     with sweep(place, *SWEEP) as process:
         assert process.wait(600) == 0
@@ -110,7 +110,7 @@ def test_a_sweep_with_preempted_jobs_ends_as_it_ends_on_one_machine(local: Path,
         while process.poll() is None:
             for index, (state, node) in queue().items():
                 nodes.add(node)
-                if state == "PENDING" and index in PREEMPTED:  # SLURM lets a requeued job wait for two minutes
+                if state == "PENDING" and index in PREEMPTED:  # SLURM delays a requeued job by two minutes
                     subprocess.run(["scontrol", "update", f"JobId={job(index)}", "StartTime=now"], check=False)
             time.sleep(1)
     for command in commands:
@@ -119,7 +119,7 @@ def test_a_sweep_with_preempted_jobs_ends_as_it_ends_on_one_machine(local: Path,
     assert process.returncode == 0, said
     assert "4 runs: 4 finished" in said
     assert {"n1", "n2"} <= nodes
-    logs = list(tmp_path.glob("outputs/default/.submitit/*/*_log.out"))  # in folders such as 1_0: array and index
+    logs = list(tmp_path.glob("outputs/default/.submitit/*/*_log.out"))  # in folders such as 1_0 (array and index)
     resumed = {path.parent.name.split("_")[1] for path in logs if "resuming after epoch" in path.read_text()}
     assert resumed == set(PREEMPTED)  # a job may be preempted again after it has resumed
     mine, true = (sorted(place.glob("outputs/default/*/per_image.csv")) for place in (tmp_path, local))
@@ -131,14 +131,14 @@ def test_a_sweep_with_preempted_jobs_ends_as_it_ends_on_one_machine(local: Path,
 
 @pytest.mark.usefixtures("cluster")
 def test_a_run_over_two_nodes_gives_the_rows_of_one_process(tmp_path: Path) -> None:
-    words = ("loss=bce", "model.norm=group", "trainer.max_epochs=3")  # a batch norm would see half a batch on each node
+    words = ("loss=bce", "model.norm=group", "trainer.max_epochs=3")  # batch norm would see half a batch per node
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
     with sweep(one, *words) as process:
         assert process.wait(300) == 0
     over = ("trainer.num_nodes=2", "trainer.strategy=ddp", "batch_size=2")
-    with sweep(two, *words, *over, *SLURM, MASTER_ADDR="127.0.0.1") as process:  # n1 and n2 are names for SLURM only
+    with sweep(two, *words, *over, *SLURM, MASTER_ADDR="127.0.0.1") as process:  # only SLURM knows the names n1 and n2
         assert process.wait(300) == 0, (two / "said.txt").read_text()
     rows = [pd.read_csv(next(place.glob("outputs/default/*/per_image.csv"))) for place in (one, two)]
     pd.testing.assert_frame_equal(rows[0], rows[1], rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""A real SLURM with two nodes on this one machine, for as long as a test needs it."""
+"""A real SLURM with two nodes on this machine, for the duration of a test."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ PartitionName=both Nodes=n1,n2 Default=YES MaxTime=60 State=UP
 
 
 def until(true: Callable[[], object], what: str, seconds: float = 300) -> None:
-    """Wait until something holds, and fail with its name if it does not."""
+    """Wait until a condition holds; fail with its name `what` if it does not in time."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain: {what}"
@@ -49,7 +49,7 @@ def until(true: Callable[[], object], what: str, seconds: float = 300) -> None:
 
 @contextmanager
 def daemon(*command: str) -> Iterator[None]:
-    """A program that runs in the background, and is ended by its own process id."""
+    """Run a program in the background, and terminate it at the end of the block."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         yield
@@ -59,13 +59,13 @@ def daemon(*command: str) -> Iterator[None]:
 
 
 def credentials() -> bool:
-    """Whether a munged answers on this machine."""
+    """Whether munged answers on this machine."""
     return subprocess.run("munge -n | unmunge", shell=True, capture_output=True).returncode == 0
 
 
 @contextmanager
 def munged() -> Iterator[None]:
-    """The service that vouches for SLURM's messages: the machine's own, or one for the test."""
+    """Run munged, which authenticates SLURM's messages, unless it already runs on this machine."""
     if credentials():
         yield
         return
@@ -79,7 +79,7 @@ def munged() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Two idle nodes, n1 and n2, for every program that this process starts."""
+    """Two idle nodes, n1 and n2, for all programs started by this process."""
     missing = [name for name in ("slurmctld", "slurmd", "munged", "runuser") if shutil.which(name) is None]
     if missing or os.geteuid():
         pytest.skip(f"needs root and {', '.join(missing) or 'nothing more'}; make test-slurm installs them")
@@ -99,5 +99,5 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def slurm(*command: str) -> str:
-    """What one of SLURM's programs prints."""
+    """Return the output of a program of SLURM."""
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
