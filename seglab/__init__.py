@@ -1,4 +1,4 @@
-"""Find out which loss function to train a segmentation model with.
+"""Compare loss functions to find out which one to train a segmentation model with.
 
 >>> import seglab
 >>> study = seglab.sweep("loss=bce,dice", "seed=1,2", study="first")  # doctest: +SKIP

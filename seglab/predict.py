@@ -1,4 +1,4 @@
-"""`python -m seglab.predict`: masks, probabilities, overlays and tables of unlabeled images."""
+"""`python -m seglab.predict`: write masks, probabilities, overlays and tables of unlabeled images."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def first_job(words):
         yield f"{key}={values[0]}" if override.is_sweep_override() else word
 
 
-@pytest.mark.filterwarnings("ignore:(?s).*is validated against ConfigStore schema")  # cli.py does so too
+@pytest.mark.filterwarnings("ignore:(?s).*is validated against ConfigStore schema")  # as in cli.py
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_printed_command_fits_the_configuration(line, configure):
     module, *words = shlex.split(line.removeprefix("python -m seglab."), comments=True)

@@ -52,7 +52,7 @@ def dataset_node(run: TrainedRun, given: dict[str, Any], named: set[str]) -> dic
 
 @dataclass(frozen=True)
 class EvalSet:
-    """The images to evaluate on: a data set, one of its splits, and the fingerprint of its files.
+    """The images to evaluate on: a data set, a split of it, and the fingerprint of its files.
 
     split: train, val, test, or `all` for every labeled image. own: whether it is a split of the run's own data.
     """

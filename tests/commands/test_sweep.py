@@ -87,7 +87,7 @@ def composed(*words):
     return compose("train", "hydra.mode=MULTIRUN", *words, return_hydra_config=True)
 
 
-@pytest.mark.filterwarnings("ignore:(?s).*validated against ConfigStore schema")  # as cli.py asks of Python
+@pytest.mark.filterwarnings("ignore:(?s).*validated against ConfigStore schema")  # as in cli.py
 @pytest.mark.parametrize("launcher", ["basic", "local", "ray", "slurm"])
 def test_each_launcher_says_whether_its_jobs_share_a_process_and_a_screen(launcher, monkeypatch):
     if launcher in cli.PLUGINS:

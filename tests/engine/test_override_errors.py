@@ -105,7 +105,7 @@ def test_of_an_option_that_is_given_twice_the_last_value_holds():
     assert _arranged(words, "train") == ["loss=dice", "++dataset.classes={a: 0, b: 1}", "seed=1"]
 
 
-@pytest.mark.filterwarnings("ignore:(?s).*validated against ConfigStore schema")  # as cli.py asks of Python
+@pytest.mark.filterwarnings("ignore:(?s).*validated against ConfigStore schema")  # as in cli.py
 def test_words_that_need_each_other_are_not_blamed_for_the_error_of_a_launcher():
     words = ["hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=0"]
     pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="an optional launcher")

@@ -99,7 +99,7 @@ def test_a_run_sends_its_configuration_every_epoch_and_its_end_and_the_same_when
     assert sent["test/iou"] == {last: facts["metrics"]["test/iou"]}
     assert sent["best/val/loss"] == {last: facts["metrics"]["val/loss"]}
     Fake.said = []
-    push(Fake(), tmp_path / "run")  # afterwards, from its folder
+    push(Fake(), tmp_path / "run")  # after the run, from its folder
     assert sent_by_step(Fake.said) == sent
 
 
@@ -173,7 +173,7 @@ def offline_records(file):
         _, length, kind = struct.unpack_from("<IHB", data, at)
         whole += data[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
+        if kind in (1, 4):  # a full record, or the last part of one
             record = wandb_internal_pb2.Record()
             record.ParseFromString(whole)
             yield record

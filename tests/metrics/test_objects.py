@@ -85,7 +85,7 @@ def test_objects_that_touch_can_be_distinguished_by_their_numbers():
 def test_the_dice_of_objects_is_that_of_each_one_by_itself():
     true, found = np.zeros((20, 20), int), np.zeros((20, 20), int)
     true[1:5, 1:5], true[10:14, 1:5] = 1, 2
-    found[1:5, 1:3], found[1:5, 4:6] = 1, 2  # two parts of the first: 12 of 16 pixels found, 4 beside it
+    found[1:5, 1:3], found[1:5, 4:6] = 1, 2  # two parts of the first: 12 of 16 pixels found, 4 outside
     found[15:18, 15:18] = 3  # touches nothing; the second true object is not found
     assert object_dice(found, true) == pytest.approx((2 * 12 / (16 + 16) + 0 + 0) / 3)
     assert object_dice(true, true) == 1
@@ -113,4 +113,4 @@ def test_noise_over_many_objects_takes_no_table_of_all_pairs():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (scores["objects"], scores["objects_found"]) == (9216, 0)
-    assert peak < 20 * true.nbytes  # a table of 10,000 times 20,000 numbers alone would be 1,200
+    assert peak < 20 * true.nbytes  # a table of 10,000 x 20,000 numbers alone would take 1,200

@@ -42,7 +42,7 @@ def test_images_are_judged_by_whether_they_hold_any_foreground():
     target = torch.zeros(5, 1, 4, 4)
     target[:3, :, 0, 0] = 1
     logits = torch.full((5, 1, 4, 4), -1.0)
-    logits[[0, 1, 4], :, 3, 3] = 1.0  # two found (elsewhere), one false negative, one false positive, one empty
+    logits[[0, 1, 4], :, 3, 3] = 1.0  # two found (at other pixels), one missed, one false positive, one empty
     result = measured((logits, target))
     assert result["image_accuracy"] == pytest.approx(3 / 5)
     assert result["image_recall"] == pytest.approx(2 / 3)

@@ -154,7 +154,7 @@ def test_titles_headings_and_captions_of_any_page_are_escaped():
 def test_a_formula_becomes_mathml_with_stretched_brackets_and_spaced_functions(latex, parts):
     made = formula(f"${latex}$")
     assert made.startswith("<math")
-    assert "minsize" not in made  # browsers draw such brackets too small
+    assert "minsize" not in made  # brackets of fixed size, too small below an exponent in browsers
     assert all(part in made for part in parts)
 
 

@@ -1,4 +1,4 @@
-"""A histogram gives at each threshold what counting the pixels again would give."""
+"""A histogram gives the same counts at each threshold as counting the pixels again."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from seglab.reporting.thresholds import average_precision, best_threshold, calib
 
 @pytest.fixture(scope="module")
 def batch():
-    """Six images: good and bad guesses, the first without foreground, the second with nothing predicted at all."""
+    """Six images with good and bad predictions, the first without foreground, the second without any prediction."""
     generator = torch.Generator().manual_seed(0)
     target = torch.rand(6, 1, 30, 40, generator=generator) < torch.linspace(0, 0.5, 6).view(-1, 1, 1, 1)
     logits = 2 * torch.randn(target.shape, generator=generator) + target - 1
@@ -48,7 +48,7 @@ def test_equally_good_thresholds_give_the_one_nearest_to_one_half():
 
 def test_the_tuned_threshold_follows_the_policy_for_empty_images():
     table = np.zeros((2, 1, 2, 256), int)
-    table[0, 0, 1, [140, 160]] = 5  # half of the foreground of one image lies below the false positive of the other
+    table[0, 0, 1, [140, 160]] = 5  # half the foreground of one image is below the false positive of the other
     table[1, 0, 0, 150] = 1
     assert tuned_threshold(table, Task(), "skip") == 0.5  # IoU 1
     assert tuned_threshold(table, Task(), "correct") == 151 / 256  # the mean of 1/2 and 1
