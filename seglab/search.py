@@ -39,7 +39,7 @@ def search(cfg: DictConfig, folder: Path) -> float:
     with open_dict(cfg):
         for key in SEARCH:
             cfg.pop(key)
-    return train(cfg, folder, wait=True)  # for a copy of this search, else each would see only some trials
+    return train(cfg, folder, wait=True)  # else two copies of this search would each see only some trials
 
 
 class FairSearch(Sweeper):

@@ -72,7 +72,7 @@ def known_value(cfg: DictConfig, run: Run) -> float | None:
 
 @cache
 def fingerprint_now(dataset: str) -> str:
-    """Return the fingerprint of a data set (JSON) as it is on disk now; computed once per process of a sweep."""
+    """Return the fingerprint of a data set, given as JSON, as it is on disk now; computed once per process."""
     from seglab.data.prepare_data import select_items
 
     return select_items(build(json.loads(dataset))).fingerprint
@@ -126,7 +126,7 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
     cfg.optimizer.lr = best
     run.note(tuned={"lr": best, "tried": {f"{lr:g}": values.get(lr) for lr in cfg.tune.lr}})
     log.info("tune: optimizer.lr=%g of %s", best, ", ".join(f"{lr:g}: {value:.4f}" for lr, value in values.items()))
-    if "iou" in cfg.monitor and values[best] < 0.05:  # then the choice is noise
+    if "iou" in cfg.monitor and values[best] < 0.05:  # the choice would be noise
         log.warning("tune: no rate has found anything to speak of in %d epochs; raise tune.epochs", cfg.tune.epochs)
 
 

@@ -32,7 +32,7 @@ OF_FILES = tuple(word for word in SMALL if word not in DATA or "size" in word)
 def _one_thread() -> None:
     """Limit torch to one thread: small tensors gain nothing from threads, which test processes would compete for.
 
-    This holds for the fixtures of modules too: a run trained on two threads differs in its last bits from one on one
+    The limit applies to module fixtures too: a run trained on two threads differs in its last bits from one on one
     thread. SEGLAB_TEST_THREADS=8 shows that no test depends on the limit.
     """
     import torch

@@ -51,8 +51,8 @@ class Exported:
 def write(net: Deployed, images: np.ndarray, file: Path) -> Exported:
     """Write a model to an ONNX file, checked on `images` (b, c, s, s) float32.
 
-    The image sides are dynamic, in steps that divide the training size, if that agrees with PyTorch on the images and
-    on resized copies in batches of other sizes; else they are fixed. Raises ContractError if neither agrees.
+    The image sides are dynamic, in steps that divide the training size, if the file then agrees with PyTorch on the
+    images and on resized copies in other batch sizes; else they are fixed. Raises ContractError if neither agrees.
     """
     size, batch = images.shape[-1], Dim("batch", min=1, max=4096)
     step = math.gcd(size, STEP)  # a stride that divides STEP and the size divides this; for others the size is fixed
@@ -80,14 +80,14 @@ def write(net: Deployed, images: np.ndarray, file: Path) -> Exported:
 
 
 def save(net: Deployed, images: np.ndarray, file: Path, shapes: dict[int, Any]) -> Callable[[np.ndarray], np.ndarray]:
-    """Write an ONNX file; return a function that runs it on images (b, c, h, w) float32: probabilities (b, k, h, w)."""
+    """Write an ONNX file; return a function that maps images (b, c, h, w) float32 to probabilities (b, k, h, w)."""
     import onnxruntime
 
     for logger in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["probability"]}
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch's, about itself
+        warnings.simplefilter("ignore")  # torch warns about its own code
         two = torch.from_numpy(images[:2])  # a batch of one would be exported as a constant
         program = torch.export.export(net, (two,), dynamic_shapes={"image": shapes})
         made = torch.onnx.export(program, dynamo=True, verbose=False, **names)

@@ -62,7 +62,7 @@ or `python -m seglab.predict run=FOLDER input=IMAGES output=masks{option}`.
 def write_hub(run: TrainedRun, folder: Path) -> Path:
     """Write README.md, model.safetensors and run.json to `folder`, which `run=folder` opens as a run.
 
-    Raises ContractError if `folder` is a run, whose run.json would be lost, or a study, which reports would miss.
+    Raises ContractError if `folder` is a run, whose run.json would be lost, or a study, whose runs reports would miss.
     """
     taken = [*folder.glob("run.json"), *folder.glob("*/run.json")]
     known = not taken or (folder / "model.safetensors").is_file()  # an earlier export
@@ -104,7 +104,7 @@ def card(run: TrainedRun) -> str:
     option = {"binary": " threshold=tuned", "multilabel": f" threshold={run.config['threshold']}", "multiclass": ""}
     known = read_json(run.folder.parent / "looks.json")
     looks = [some[-1] for key, some in known.items() if some and f"{key} native" not in known]  # not on tiles
-    # Keep the looks at this run: looks name runs as RUN, or behind the names of a data set or a folder
+    # Keep the looks at this run; a look may prefix the names of runs with those of data sets and folders
     said = [look["said"] for look in looks if any(re.split("/|: ", name)[-1] == run.name for name in look["runs"])]
     return CARD.format(
         run=run,
@@ -134,7 +134,7 @@ def metric_lines(metrics: dict[str, float], task: Task) -> list[str]:
 
 
 def decision(task: Task, fixed: float, tuned: Any, axis: int) -> tuple[str, str]:
-    """Return the line of Python that makes a mask of probabilities, classes along `axis`, and a sentence about it."""
+    """Return a line of Python that turns probabilities (classes along `axis`) into a mask, and a sentence about it."""
     names = ", ".join(task.classes)
     if task.kind == "multiclass":
         return f"label = probability.argmax({axis})", f"Classes in this order: {names}; a pixel is of the likeliest."

@@ -121,14 +121,14 @@ def objects(mask: np.ndarray, levels: np.ndarray) -> Iterator[tuple[slice, slice
 
 
 def overlay(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Draw the outline of each mask (h, w) on an image (h, w) or (h, w, c): uint8 (h, w, 3), at most `LONGEST`."""
+    """Draw the outline of each mask (h, w) on an image (h, w) or (h, w, c); return it as uint8 (h, w, 3), reduced."""
     scale = min(1.0, LONGEST / max(masks[0].shape))
     image = image if image.ndim == 2 else in_colors(image)
     canvas = resize(to_channels(to_bits(image, 8), 3), *(max(1, round(n * scale)) for n in masks[0].shape)).copy()
     width = max(1, max(canvas.shape) // 400)
     for k, mask in enumerate(masks):
         outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        small = [((line + 0.5) * scale - 0.5).round().astype(np.int32) for line in outlines]  # pixel centers
+        small = [((line + 0.5) * scale - 0.5).round().astype(np.int32) for line in outlines]  # of pixel centers
         cv2.drawContours(canvas, small, -1, (0, 0, 0), width + 2)  # visible on any background
         cv2.drawContours(canvas, small, -1, (0, 229, 255) if len(masks) == 1 else color_of(k), width)
     return canvas
@@ -173,7 +173,7 @@ class PredictionWriter:
         unknown = [kind for kind in kinds if kind not in KINDS]
         require(bool(kinds) and not unknown, "predict", f"format of {', '.join(KINDS)}", unknown or "none")
         self.task, self.thresholds = task or Task(), thresholds
-        self.parts = self.task.classes if self.task.channels > 1 else ("",)  # folders, one a class if there are several
+        self.parts = self.task.classes if self.task.channels > 1 else ("",)  # one folder per class if there are several
         self.folder, self.names, self.kinds, self.min_area = folder, names, kinds, min_area
         known, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
         self.tables = {key: folder / f"{key}.csv" for key in COLUMNS if key in ("images", *kinds)}

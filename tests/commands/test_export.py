@@ -148,7 +148,7 @@ class Stubborn(nn.Module):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_size_is_promised_only_where_the_file_was_seen_to_agree(tmp_path):
-    """The export fixes the size of its example in the file, so sizes at which the results differ are not promised."""
+    """The size of the example is a constant in the file, so sizes at which the results differ are not promised."""
     module = open_run(write_run(tmp_path / "run")).module()
     module.model = Stubborn()
     images = np.random.default_rng(0).uniform(0, 255, (2, 3, 64, 64)).astype(np.float32)

@@ -94,7 +94,7 @@ def test_a_command_that_is_killed_at_random_moments_ends_with_the_files_of_an_un
     made = written(out)
     assert made.keys() == right.keys()
     for name in made:
-        if name in ("images.csv", "objects.csv"):  # rows in the order in which images are done
+        if name in ("images.csv", "objects.csv"):  # rows are appended as images are done
             assert sorted(made[name].splitlines()) == sorted(right[name].splitlines())
         elif name not in APPENDED:
             assert undated(made[name]) == undated(right[name]), name

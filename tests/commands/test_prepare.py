@@ -74,7 +74,7 @@ def test_a_model_of_the_folder_reads_files_as_those_of_the_folder_were_read(conf
     raw = write_run(tmp_path / "of_raw", "dataset=folder", f"dataset.root={root}", *options)
     prepared = write_run(tmp_path / "of_ready", *words)
     change(prepared, data=facts_of(prepared)["data"] | {"raw": facts["raw"]})
-    shutil.rmtree(ready)  # a model works without it
+    shutil.rmtree(ready)  # a model does not need it
     file = sorted((root / "images").iterdir())[0]
     maps = [predictor(open_run(one), None, 0.5, "none", 4, "cpu").of_file(str(file)) for one in (raw, prepared)]
     np.testing.assert_array_equal(*maps)

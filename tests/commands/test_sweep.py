@@ -55,7 +55,7 @@ def place(tmp_path):
 
 
 SWEEP = ("--config-dir", "myconf", "-m", *SMALL)
-THREADS = {"OMP_NUM_THREADS": "8"}  # a run chooses its own number of threads up to this
+THREADS = {"OMP_NUM_THREADS": "8"}  # as many as there are cores, so that a run chooses its own number
 
 
 def start(place, *words):
