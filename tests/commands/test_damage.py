@@ -1,4 +1,4 @@
-"""Damaged files: an interrupted run recovers and ends with the same numbers, a finished run is never used."""
+"""Damaged files: an interrupted run recovers and ends with the same numbers; those of a finished run are never used."""
 
 import os
 import shutil

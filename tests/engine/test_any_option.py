@@ -51,7 +51,7 @@ def test_a_check_gives_sentences_or_passes(changes):
 
 
 FEW = st.sampled_from([-1, 0, 1, 2, 3, 0.5, -0.5, 1e-9])
-"""Numbers that any machine could train with."""
+"""Only small numbers, with which any machine could train."""
 ORDINARY = st.one_of(FEW, WORDS, st.none(), st.booleans(), st.lists(FEW, max_size=3))
 
 

@@ -236,7 +236,7 @@ def test_a_sweep_that_stops_at_its_first_failure_stops_at_a_refused_run_too(tmp_
         register(tmp_path / "b", on_fail="stop")
     refuse(tmp_path / "b", stop.value, str(stop.value))  # b waits for the next start
     register(tmp_path / "c")
-    with Run(tmp_path / "a"):  # a is refused because another sweep is training it
+    with Run(tmp_path / "a"):  # as if a was refused because another sweep is training it
         register(tmp_path / "d", on_fail="stop")
     assert [run.get("status") for run in registered_runs(journal)] == ["refused", None, None]
 

@@ -1,4 +1,4 @@
-"""Losses around losses: sums share computations, a batch counts as one image, switches happen once, own code runs."""
+"""Losses around losses: sums share computations, a batch counts as one image, switches happen once, user code runs."""
 
 from dataclasses import dataclass
 
