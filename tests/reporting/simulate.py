@@ -146,7 +146,7 @@ def with_folds(means: Sequence[float], studies: int, seeds: int = 2, shared: flo
 
 
 def of_patients(sizes: Sequence[int], studies: int, losses: int = 2, seeds: int = 5, seed: int = 0) -> float:
-    """Return the share of studies in which a loss is falsely better, for patients with `sizes` images and own effects."""
+    """Return the share of studies in which a loss is falsely better; patients have `sizes` images and own effects."""
     rng, false = np.random.default_rng(seed), 0
     groups = np.repeat(np.arange(len(sizes)), sizes)
     for _ in range(studies):
