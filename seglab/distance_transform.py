@@ -1,4 +1,4 @@
-"""The exact Euclidean distance transform of a plane, the same digits every time."""
+"""Exact and reproducible Euclidean distance transform of a 2D mask."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ import numpy as np
 
 
 def distance_to_zero(plane: np.ndarray, where: Any = ...) -> np.ndarray:
-    """Distance in pixels of each pixel to the nearest 0 of a uint8 plane (h, w), float64; of those `where` indexes.
+    """Compute the distance in pixels (float64) of each pixel of a uint8 plane (h, w) to the nearest 0.
 
-    OpenCV's float32 changes in its last digits with the alignment of the memory. The square of a distance is a whole
-    number, so that rounding it undoes this.
+    `where` selects the pixels to return. The last digits of OpenCV's float32 result depend on the memory alignment;
+    the squares of the distances are integers, so rounding the squares removes this variation.
     """
     approximate = cv2.distanceTransform(plane, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[where]
     return np.sqrt(np.rint(np.square(approximate, dtype=np.float64)))

@@ -1,4 +1,4 @@
-"""Files: written atomically, checked for damage, and weights read from checkpoints."""
+"""Atomic writing of files, checks for damaged files, and reading of weights from checkpoints."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
-"""The file of a run folder that its process locks; the operating system gives the lock back when that process ends."""
+"""The file in a run folder that its process locks; the operating system releases the lock when the process ends."""
 
-_tidying = threading.Lock()  # or a thread could begin a file that another, still tidying, takes for a leftover
+_tidying = threading.Lock()  # otherwise a thread still in `tidy` could remove a file that another has begun to write
 
 
 @cache
 def tidy(folder: Path) -> None:
-    """Remove what killed processes left of their `atomic` writes in a folder; a process does so once for each."""
+    """Remove temporary files of `atomic` that killed processes left in a folder; runs once per process and folder."""
     for partial in folder.glob(".*.partial*"):
         writer = re.search(r"\.([0-9a-f]{6})-(\d+)-\d+\.partial", partial.name)  # see `atomic`
-        with suppress(OSError):  # it is another user's, or gone
+        with suppress(OSError):  # the file belongs to another user or is gone
             old = time.time() - partial.stat().st_mtime > 86400
             if writer and (old if writer[1] != _host() else not _is_at_work(int(writer[2]))):
                 partial.unlink()
@@ -51,33 +51,33 @@ def tidy(folder: Path) -> None:
 
 @cache
 def _host() -> str:
-    """Six hex digits for where numbers of processes are those that this one knows: this machine, or a container."""
+    """Return six hex digits that identify the scope of process ids: this machine, or the container on it."""
     space = Path("/proc/self/ns/pid")
     return hashlib.sha256(f"{platform.node()} {os.readlink(space) if space.exists() else ''}".encode()).hexdigest()[:6]
 
 
 def _is_at_work(process: int) -> bool:
-    """Whether another process of this number lives; this one has not begun to write where it tidies."""
+    """Return True if this is the id of another live process; this process tidies a folder before it writes there."""
     try:
-        os.kill(process, 0)  # signal 0 is never delivered: it only asks
+        os.kill(process, 0)  # signal 0 is never delivered; it only checks that the process exists
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is another user's
+    except PermissionError:  # the process belongs to another user
         return True
     return process != os.getpid()
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path` to write into; it replaces `path` when the block ends without an error.
+    """Yield a temporary file beside `path` to write to; it replaces `path` if the block ends without an error.
 
-    It bears the suffix of `path`, by which writers choose a format, and is hidden. Its bytes are on the disk before
-    the rename, so that a crash leaves the old file or the new one.
+    The file is hidden and has the suffix of `path`, from which writers infer the format. It is flushed to disk before
+    the rename, so that a crash leaves either the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _tidying:
         tidy(path.parent.absolute())
-    start = path.stem[:40]  # with all of a long name this one would exceed the file system's 255 bytes
+    start = path.stem[:40]  # the whole stem of a long name would exceed the file system's limit of 255 bytes
     writer = f"{_host()}-{os.getpid()}-{threading.get_ident()}"
     partial = path.with_name(f".{start}.{writer}.partial{path.suffix}")
     try:
@@ -86,33 +86,33 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         partial.replace(path)
     except (OSError, RuntimeError) as error:
-        fault = error if isinstance(error, OSError) else error.__context__  # torch.save raises another after it
+        fault = error if isinstance(error, OSError) else error.__context__  # torch.save then raises a RuntimeError
         if not isinstance(fault, OSError):
             raise
-        if fault.errno:  # or its message becomes "[Errno None] None"
-            fault.filename = str(path)  # a full disk comes without a name, others with that of the temporary file
+        if fault.errno:  # otherwise the message would become "[Errno None] None"
+            fault.filename = str(path)  # a full disk reports no file name, other errors that of the temporary file
         raise fault from None
     finally:
-        with suppress(OSError):  # of a disk that is read only the error is on its way
+        with suppress(OSError):  # on a read-only disk the original error is being raised
             partial.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
-    """Write a file atomically; returns it."""
+    """Write a file atomically and return its path."""
     with atomic(path) as partial:
         partial.write_bytes(data)
     return path
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a UTF-8 file atomically; returns it."""
+    """Write a UTF-8 file atomically and return its path."""
     return write_bytes(path, text.encode())
 
 
 def write_json(path: Path, data: Any) -> Path:
-    """Write plain data as an indented JSON file, atomically; what JSON does not know is written as its string.
+    """Write data as an indented JSON file, atomically; objects that JSON does not support are written as strings.
 
-    A number that is not finite, which JSON does not have, is written as null.
+    Numbers that are not finite, which JSON does not support either, are written as null.
     """
     return write_text(path, json.dumps(_finite(data), indent=2, default=str, allow_nan=False) + "\n")
 
@@ -126,12 +126,12 @@ def _finite(data: Any) -> Any:
 
 
 def as_numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    """Metrics of a JSON file, where an undefined one is null, as numbers: NaN."""
+    """Return the metrics of a JSON file with NaN for null, which stands for an undefined metric there."""
     return {key: math.nan if value is None else value for key, value in metrics.items()}
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; an absent one is an empty dict, with a warning one that is damaged or cannot be read."""
+    """Read a JSON file; return {} if it does not exist or, with a warning, if it is damaged or cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -143,37 +143,37 @@ def read_json(path: Path) -> Any:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a living process is working in a run folder."""
-    if not (folder / LOCK).exists():  # of a copy, or none has begun
+    """Return True if a live process is working in a run folder."""
+    if not (folder / LOCK).exists():  # the folder is a copy, or no process has started in it
         return False
     try:
         with FileLock(folder / LOCK, timeout=0):
             return False
-    except OSError:  # Timeout is one; of somebody else's run, whose lock may not be tried, believe what it says
+    except OSError:  # Timeout is an OSError; for another user's run, whose lock cannot be tried, trust its status
         return True
 
 
 def run_status(folder: Path, facts: Mapping[str, Any]) -> str:
-    """How a run stands: what its run.json (`facts`) says, but interrupted if its process died while it was running."""
+    """Return the status of a run in its run.json (`facts`), but "interrupted" if its process died while running."""
     status = str(facts.get("status", "waiting"))
     return "interrupted" if status == "running" and not is_held(folder) else status
 
 
 def of_version_1(facts: Mapping[str, Any]) -> str:
-    """What to say of a run that version 1 made, which recorded neither itself nor its command; empty for all others."""
+    """Return a message for a run of version 1, which recorded neither its version nor its command; "" for others."""
     old = "versions" in facts and "seglab" not in facts["versions"] and "overrides" not in facts
     remedy = "init_from=RUN/checkpoints/best.ckpt takes its weights"
     return f"made by seglab 1, whose runs this version does not open; {remedy}" if old else ""
 
 
 def cell(value: Any) -> Any:
-    """A text as a cell that no spreadsheet takes for a formula: '=1+1 for =1+1; all else as it is."""
+    """Escape text that a spreadsheet would interpret as a formula ('=1+1 for =1+1); return anything else unchanged."""
     formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
     return f"'{value}" if formula else value
 
 
 def csv_text(table: pd.DataFrame) -> str:
-    """A table as CSV, its texts as safe cells; an undefined value is an empty cell, a float keeps all its digits."""
+    """Return a table as CSV: text escaped by `cell`, undefined values as empty cells, floats with all their digits."""
     texts = table.select_dtypes(["object", "string"])
     return table.assign(**{str(name): texts[name].map(cell) for name in texts}).to_csv(index=False)
 
@@ -188,25 +188,25 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> Path:
 
 
 def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """Read the arrays of an npz file, or those of some names; empty where it is absent or damaged."""
+    """Read the arrays of an npz file, or only those in `names`; return {} if the file is absent or damaged."""
     import numpy as np
 
     try:
-        with path.open("rb") as opened, np.load(opened) as arrays:  # np.load leaves a damaged file open by itself
+        with path.open("rb") as opened, np.load(opened) as arrays:  # np.load(path) leaves a damaged file open
             return {name: arrays[name] for name in arrays.files if names is None or name in names}
-    except Exception:  # numpy, zipfile and zlib each find a damage of their own
+    except Exception:  # numpy, zipfile and zlib each raise their own errors for damage
         return {}
 
 
 def file_facts(path: Path) -> dict[str, Any]:
-    """Size in bytes and SHA-256 of a file, to recognize it later by `whole_file`."""
+    """Return the size in bytes and the SHA-256 of a file, to be checked later by `whole_file`."""
     return {"size": path.stat().st_size, "sha256": sha256(path)}
 
 
 def whole_file(folder: Path, facts: dict[str, Any], name: str, hashed: bool = True) -> Path:
-    """A file of a run, checked against what its run.json (`facts`) holds of it; a ContractError if it is damaged.
+    """Return the path of a file of a run; raises ContractError unless it is as recorded in run.json (`facts`).
 
-    Without `hashed` it is checked by its size alone.
+    If `hashed` is False, only the size is checked.
     """
     path, known, fault = folder / name, facts.get("files", {}).get(name), ""
     size = path.stat().st_size if path.is_file() else None
@@ -224,9 +224,9 @@ def whole_file(folder: Path, facts: dict[str, Any], name: str, hashed: bool = Tr
 
 
 def archive_is_intact(path: Path) -> bool:
-    """Whether a file of torch.save or numpy.savez is complete: both are zip archives, with a checksum of each record.
+    """Return True if a file of torch.save or numpy.savez is intact: both are zip archives with a checksum per record.
 
-    torch.load does not compare the checksums.
+    torch.load does not verify the checksums.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -236,15 +236,15 @@ def archive_is_intact(path: Path) -> bool:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Compute the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def read_weights(path: Path, who: str) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint by name: .safetensors, or torch.save of a state_dict, bare or as `state_dict`.
+    """Read the tensors by name from .safetensors, or from torch.save of a state_dict or of {"state_dict": ...}.
 
-    Nothing but tensors and plain data is unpickled. Raises a ContractError in the name of `who`.
+    Only tensors and plain data are unpickled. Raises ContractError, in the name of `who`, if the file cannot be read.
     """
     import torch
 
@@ -256,7 +256,7 @@ def read_weights(path: Path, who: str) -> dict[str, Tensor]:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         saved = saved.get("state_dict", saved)
         return {name: value for name, value in saved.items() if isinstance(value, torch.Tensor)}
-    except Exception as error:  # pickle, zip and safetensors each fail in their own way
+    except Exception as error:  # pickle, zip and safetensors each raise their own errors
         reason = "no such file" if isinstance(error, FileNotFoundError) else type(error).__name__
         remedy = "give a .safetensors file or a state_dict of torch.save"
         raise ContractError(f"{who}: expected a file of weights, got {path} ({reason}); {remedy}") from None

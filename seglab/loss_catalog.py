@@ -28,7 +28,7 @@ dashed).
 
 
 def losses() -> dict[str, Loss]:
-    """Every loss of conf/loss with its defaults, by family and name."""
+    """Build every loss of conf/loss with its defaults, sorted by family and name."""
     from omegaconf import OmegaConf
 
     made: dict[str, Loss] = {file.stem: build(OmegaConf.load(file)) for file in sorted((CONF / "loss").glob("*.yaml"))}
@@ -36,7 +36,7 @@ def losses() -> dict[str, Loss]:
 
 
 def table() -> list[tuple[str, ...]]:
-    """One line per loss: how to choose it, what it is, for which tasks and labels, where it is from."""
+    """Return a header and one row per loss: its option, title, family, tasks, labels and paper."""
     head = ("loss=", "title", "family", "tasks", "labels", "paper")
     rows: list[tuple[str, ...]] = [head]
     for name, loss in losses().items():
@@ -47,8 +47,8 @@ def table() -> list[tuple[str, ...]]:
 
 
 def page() -> str:
-    """The text of docs/losses.md."""
-    head, *rows = (row[:5] for row in table())  # the paper stands beside each loss
+    """Return the text of docs/losses.md."""
+    head, *rows = (row[:5] for row in table())  # the section of each loss names its paper
     lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
     parts, family = [HEAD, "\n".join(lines)], ""
     for name, loss in losses().items():
@@ -60,7 +60,7 @@ def page() -> str:
 
 
 def section(name: str, loss: Loss) -> str:
-    """A loss on the page."""
+    """Return the section of the page about one loss."""
     card = loss.card
     soft = "refused" if not loss.soft else "defined; the minimum is at p = t" if card.proper else "defined"
     yaml = (CONF / "loss" / f"{name}.yaml").read_text().splitlines()
@@ -75,9 +75,9 @@ def section(name: str, loss: Loss) -> str:
 
 
 def curves(loss: Loss) -> dict[str, list[float]]:
-    """Value and summed gradients over the margin with which all pixels of one image are predicted.
+    """Compute the value and summed gradients of a loss for each margin, the same for all pixels of one image.
 
-    For a multiclass loss the image has two classes, with the logits 0 and z.
+    A multiclass loss gets an image of two classes, with the logits 0 and z.
     """
     import numpy as np
     import torch
@@ -91,7 +91,7 @@ def curves(loss: Loss) -> dict[str, list[float]]:
     fitted = loss.with_class_frequency([12 / 144] if loss.task != "multiclass" else [132 / 144, 12 / 144])
     drawn: dict[str, list[float]] = {"value": [], "foreground": [], "background": []}
     for margin in MARGINS:
-        z = ((2.0 * target.double() - 1) * margin).requires_grad_()  # wrong everywhere below a margin of 0
+        z = ((2.0 * target.double() - 1) * margin).requires_grad_()  # every pixel is wrong if the margin is below 0
         logits = z if loss.task != "multiclass" else torch.cat([torch.zeros_like(z), z], 1)
         value = fitted(logits, target, **maps).sum()
         (gradient,) = torch.autograd.grad(value, z)
@@ -102,7 +102,7 @@ def curves(loss: Loss) -> dict[str, list[float]]:
 
 
 def picture(name: str, drawn: dict[str, list[float]]) -> str:
-    """Two small graphs as SVG text: the value, and the two gradients."""
+    """Draw two small graphs, of the value and of the two gradients, and return them as SVG text."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -124,7 +124,7 @@ def picture(name: str, drawn: dict[str, list[float]]) -> str:
 
 
 def write(docs: Path) -> None:
-    """Write losses.md and losses/NAME.svg into the folder."""
+    """Write losses.md and losses/NAME.svg into a folder."""
     (docs / "losses").mkdir(parents=True, exist_ok=True)
     (docs / "losses.md").write_text(page())
     for name, loss in losses().items():
@@ -132,7 +132,7 @@ def write(docs: Path) -> None:
 
 
 def main() -> None:
-    """Print the table, or write the page into the folder that is named."""
+    """Print the table, or write the page if a folder is given."""
     parser = argparse.ArgumentParser("python -m seglab.loss_catalog", description="List the losses of the package.")
     parser.add_argument("folder", nargs="?", help="write losses.md and the curves of each loss there instead")
     if folder := parser.parse_args().folder:
