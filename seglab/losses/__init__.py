@@ -3,7 +3,7 @@
     loss = Dice(task="multiclass")
     loss(logits, target).mean().backward()
 
-Importing this costs torch alone. `docs/losses.md` lists them with formulas and papers.
+Importing this package imports only torch. `docs/losses.md` lists the losses with formulas and papers.
 """
 
 from seglab.losses.boundary import Boundary, BoundaryDoU, DistancePenalizedCE, Hausdorff

@@ -1,4 +1,4 @@
-"""What a loss is: a frozen dataclass whose fields are its parameters and whose call gives one number per image."""
+"""Base classes of losses: frozen dataclasses whose fields are parameters and whose call returns one value per image."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from seglab.losses.numerics import constants, ratio, spread
 from seglab.losses.pixels import Maps, Pixels, pixels_of
 
 ClassWeights: TypeAlias = Mapping[str, float] | tuple[float, ...] | Literal["auto"] | None
-"""Weights of the classes by name or in order; `auto`: 1 / (number of classes x frequency in the training masks)."""
+"""Class weights by name or in order; `auto` is 1 / (number of classes x class frequency in the training masks)."""
 
 Empty: TypeAlias = Literal["complement", "formula", "skip"]
-"""For a class that an image lacks: score the rest of the image, take the formula literally, or skip the class."""
+"""Policy for a class absent from an image: score its complement, apply the formula literally, or skip the class."""
 
 ANY_MASK = "Nothing special: every pixel counts as it does anywhere else."
 BY_POLICY = "By policy: the rest of the image is scored (complement), the formula taken literally, or the mask skipped."
@@ -32,13 +32,13 @@ MEAN_OVER_CLASSES = "Each class against the rest, then the mean over the scored 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a reader of the report should know about a loss.
+    """The description of a loss in the documentation and the report.
 
-    `formula` is LaTeX in p = sigmoid(z), q = sigmoid(-z), t the target and N the number of pixels. `empty` says what
-    the loss does on a mask without foreground, `differs` how smp, MONAI and kornia differ under the same name, `many`
-    what becomes of several classes. `tasks` are those it has a meaning for. `soft` says whether targets strictly
-    between 0 and 1 are defined, `proper` whether the minimum is then at p = t, `zero` whether a perfect prediction
-    costs 0, `signed` whether the loss may fall below 0.
+    `formula` is LaTeX in p = sigmoid(z), q = sigmoid(-z), the target t and the number of pixels N. `empty` says what
+    the loss does on a mask without foreground, `differs` how losses of the same name in smp, MONAI and kornia differ,
+    `many` how several classes are combined. `tasks` are the supported tasks. `soft` says whether targets strictly
+    between 0 and 1 are supported, `proper` whether the minimum is then at p = t, `zero` whether a perfect prediction
+    costs 0, `signed` whether the loss may be negative.
     """
 
     title: str = ""
@@ -61,12 +61,12 @@ order_card = partial(Card, family="boundary and order", soft=False)
 
 
 def limited(default: Any, expected: str, holds: Callable[[Any], bool], hashed: bool = False) -> Any:
-    """A parameter of a loss with a limit, which its construction holds it to; lists and mappings have no hash."""
+    """Define a loss parameter that is validated on construction; `hashed` must be False for lists and mappings."""
     return field(default=default, hash=hashed, metadata={"expected": expected, "holds": holds})
 
 
 def within(interval: str, default: float | None, null: bool = False, whole: bool = False) -> Any:
-    """A parameter that must lie in an interval such as "(0, 1]", be `whole`, or, where that is said, be None."""
+    """Define a number in an interval such as "(0, 1]"; `whole` allows only integers, `null` allows None too."""
     low, high = (float(end) for end in interval[1:-1].split(","))
     closed = [end for end, bracket in ((low, "["), (high, "]")) if bracket in interval]
 
@@ -78,12 +78,12 @@ def within(interval: str, default: float | None, null: bool = False, whole: bool
 
 
 def one_of(*choices: str) -> Any:
-    """A parameter that must be one of these; the first is the default."""
+    """Define a parameter that must be one of `choices`; the first is the default."""
     return limited(choices[0], f"as {'one of ' * (len(choices) > 1)}{', '.join(choices)}", choices.__contains__, True)
 
 
 def weights_hold(given: Any, least: float) -> bool:
-    """Whether a weight, or each of several, not all 0, is a finite number of at least so much; or "auto" or None."""
+    """Return True for None, "auto", or one or more finite weights that are at least `least` and not all 0."""
     if given is None or given == "auto":
         return True
     weights = list(given.values()) if isinstance(given, Mapping) else given
@@ -92,21 +92,21 @@ def weights_hold(given: Any, least: float) -> bool:
 
 
 def square(rows: Any) -> bool:
-    """Whether these may be distances: as many rows as columns, 0 from each class to itself and not to all, finite."""
+    """Return True for None or a square matrix of finite distances: 0 on the diagonal, above 0 somewhere in each row."""
     return all(len(r) == len(rows) and r[i] == min(r) == 0 < max(r) < torch.inf for i, r in enumerate(rows or ()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss(ABC):
-    """One number per image, to be made small.
+    """A loss to minimize; calling it with logits and a target returns one value per image.
 
-    Called with logits (b, k, *spatial) and a target: shares (b, k, *spatial) in [0, 1], or class ids (b, 1, *spatial)
-    for task="multiclass". A target of bool or integers is hard, one of floats is soft. `valid` (b, 1, *spatial) bool
-    leaves pixels out, whatever logits and target are there: value and gradient are those of the image without them, and
-    an image without a valid pixel costs 0. `maps` are what `needs` names, (b, k, *spatial). Computes in float32
-    (float64 for float64 logits) whatever autocast says, and returns (b,). Raises ContractError for shapes that do not
-    fit, and on a CPU for integers out of range and where the loss is no number, or negative although it never is; on a
-    GPU reading them would wait. `check` looks for all of that, and for shares out of range.
+    Logits are (b, k, *spatial). The target holds shares (b, k, *spatial) in [0, 1], or class ids (b, 1, *spatial) for
+    task="multiclass"; bool and integer targets are hard, float targets are soft. `valid` (b, 1, *spatial) bool excludes
+    pixels, whatever their logits and target: value and gradient are those of the image without them, and an image
+    without valid pixels costs 0. `maps` (b, k, *spatial) are the maps named in `needs`. Computes in float32 (float64
+    for float64 logits) even under autocast, and returns (b,). Raises ContractError if shapes do not match. On a CPU
+    integer targets out of range raise too, and `check` runs if the loss is not finite, or is negative but not `signed`;
+    on a GPU reading the values would synchronize, so call `check`, which also finds shares out of range.
     """
 
     task: Kind = one_of(*KINDS)
@@ -117,10 +117,10 @@ class Loss(ABC):
     def __post_init__(self) -> None:
         for parameter in fields(self):
             value, limit = getattr(self, parameter.name), parameter.metadata
-            if isinstance(value, Tensor) or type(value).__module__ == "numpy":  # these do not compare as numbers do
+            if isinstance(value, Tensor) or type(value).__module__ == "numpy":  # these do not compare like numbers
                 value = value.tolist()
                 object.__setattr__(self, parameter.name, value)
-            if "holds" in limit:  # not `if limit`: a compiler takes an empty one for true
+            if "holds" in limit:  # not `if limit`: torch.compile treats an empty one as true
                 require(limit["holds"](value), self.name, f"{parameter.name} {limit['expected']}", repr(value))
         require(self.task in self.tasks, self.name, f"task of {' or '.join(self.tasks)}", repr(self.task))
 
@@ -128,56 +128,56 @@ class Loss(ABC):
         loss = self._of_pixels(self.value, logits, target, valid, maps)
         got, wanted = tuple(loss.shape), (len(logits),)
         require(got == wanted, self.name, f"one number for each image, {wanted}, from its `value`", got)
-        if valid is not None:  # an offset or a policy may cost something where there is no pixel
+        if valid is not None:  # an offset or a policy may cost something without valid pixels
             loss = torch.where(valid.flatten(1).any(1), loss, 0)
         if readable(loss) and not (loss.isfinite() & (self.card.signed | (loss >= 0))).all():
             self.check(logits, target, valid)
         return loss
 
     def per_class(self, logits: Logits, target: Target, valid: Valid | None = None, **maps: Tensor) -> Tensor:
-        """The values (b, classes) that the loss is the mean of; NaN for a class that is skipped."""
+        """Return the loss of each class (b, classes), of which the loss is the mean; NaN for a skipped class."""
         return self._of_pixels(self.by_class, logits, target, valid, maps)
 
     @abstractmethod
     def value(self, x: Pixels) -> PerImage:
-        """The loss of each image (b,)."""
+        """Compute the loss of each image (b,)."""
 
     def by_class(self, x: Pixels) -> Tensor:
-        """What `per_class` gives."""
+        """Compute the result of `per_class`; raises ContractError if the loss is not a mean over classes."""
         raise ContractError(f"{self.name}: expected a mean over classes for per_class; call the loss as a whole")
 
     def with_task(self, task: Task) -> Self:
-        """This loss for the classes of a data set."""
+        """Return this loss for the task of a data set."""
         require(isinstance(task, Task), self.name, "a seglab.contract.Task", repr(task), "or set the parameter task")
         return replace(self, task=task.kind)
 
     def with_class_frequency(self, frequency: Sequence[float]) -> Self:
-        """This loss with each `auto` parameter computed from how much of the training masks each class fills.
+        """Return this loss with each `auto` parameter computed from the class frequencies in the training masks.
 
-        frequency: of the foreground alone for a binary task, else of every class in order, as shares of all pixels.
+        frequency: fractions of all pixels, of the foreground only for a binary task, else of every class in order.
         """
         return self
 
     def at_epoch(self, history: Sequence[float | None]) -> tuple[Loss, list[int]]:
-        """The loss of the epoch that follows `history`, and the epochs at which one loss replaced another.
+        """Return the loss of the epoch after `history`, and the epochs at which one loss replaced another.
 
-        `history` is the monitored value of each epoch so far, the larger the better, None without a validation. A
-        function of these alone, so that a run that resumes switches where it would have switched.
+        `history` holds the monitored value of each epoch so far; larger is better, None is an epoch without validation.
+        The result depends on nothing else, so that a resumed run switches at the same epochs.
         """
         return self, []
 
     def modules(self) -> list[nn.Module]:
-        """The modules inside, whose weights go where the loss is computed."""
+        """Return the modules inside this loss, whose weights must be on the device of the logits."""
         return []
 
     def as_module(self) -> nn.Module:
-        """This loss as a module whose output is the mean over the batch, for the trainers of other libraries."""
+        """Return this loss as a module that outputs the mean over the batch, for the trainers of other libraries."""
         return LossModule(self)
 
     def check(self, logits: Logits, target: Target, valid: Valid | None = None) -> None:
-        """Raise one sentence for infinite or NaN logits, targets out of range, soft labels where they are undefined.
+        """Raise ContractError for infinite or NaN logits, targets out of range, or soft labels if not supported.
 
-        Reads every pixel, so it is for dry runs and for finding out why a loss was not finite.
+        Reads every pixel, so use it in dry runs and to find out why a loss was not finite.
         """
         require_shapes(self.name, self.task, logits, target, valid)
         require_labels(self.name, self.task, self.soft, logits, target, valid)
@@ -187,39 +187,39 @@ class Loss(ABC):
 
     @property
     def name(self) -> str:
-        """How error messages call this loss."""
+        """The name of this loss in error messages."""
         return type(self).__name__
 
     @property
     def tasks(self) -> tuple[Kind, ...]:
-        """The tasks that it has a meaning for."""
+        """The tasks that this loss supports."""
         return self.card.tasks
 
     @property
     def by_totals(self) -> bool:
-        """Whether the value is a function of `Pixels.total` alone, which then gives all parts of an image at once."""
+        """Whether the value depends on `Pixels.total` alone, so that all parts of an image are computed at once."""
         return False
 
     @property
     def soft(self) -> bool:
-        """Whether targets strictly between 0 and 1 are defined."""
+        """Whether targets strictly between 0 and 1 are supported."""
         return self.card.soft
 
     def _of_pixels(self, make: Callable, logits: Tensor, target: Tensor, valid: Tensor | None, maps: Maps) -> Tensor:
         require_shapes(self.name, self.task, logits, target, valid)
         require_maps(self.name, self.needs, logits, maps)
-        # shares in [0, 1] are not read each time: out of range they make most losses impossible, which is noticed
+        # float shares are not read in each call: out of range most losses turn negative or NaN, which __call__ notices
         if readable(target) and target.dtype != torch.bool and not (self.soft and target.is_floating_point()):
             require_labels(self.name, self.task, self.soft, logits, target, valid)
         kind = logits.device.type
-        casts = torch.amp.is_autocast_available(kind)  # tensors without values (meta) have no autocast
+        casts = torch.amp.is_autocast_available(kind)  # meta tensors have no autocast
         with torch.autocast(kind, enabled=False) if casts else nullcontext():
             x = pixels_of(self.task, logits, target, valid, maps)
             return make(x).to(x.z.dtype)  # sums are float64
 
 
 class LossModule(nn.Module):
-    """A loss as a module: the mean over the batch."""
+    """A module that returns the mean of a loss over the batch."""
 
     def __init__(self, loss: Loss) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ class LossModule(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassWeighted(Loss):
-    """A loss whose classes may weigh differently: those of a multilabel or multiclass task, see `ClassWeights`."""
+    """A loss with optional class weights for multilabel and multiclass tasks, see `ClassWeights`."""
 
     class_weights: ClassWeights = limited(None, "of at least 0, not all 0, auto or null", lambda w: weights_hold(w, 0))
 
@@ -266,7 +266,7 @@ class ClassWeighted(Loss):
         return replace(self, class_weights=tuple(1 / (len(frequency) * f) for f in frequency))  # as in scikit-learn
 
     def weights(self, x: Pixels) -> Tensor | None:
-        """The weights of the classes (k,), None where all weigh the same."""
+        """Return the class weights (k,), or None if all classes have the same weight."""
         given = self.class_weights
         if given is None:
             return None
@@ -278,16 +278,16 @@ class ClassWeighted(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMean(ClassWeighted):
-    """A loss that is a mean over classes, of those the task scores (all but a multiclass background) or of all."""
+    """A mean over classes: over the scored ones (all but the background of a multiclass task) or over all."""
 
     classes: Literal["scored", "all"] = one_of("scored", "all")
 
     @abstractmethod
     def each_class(self, x: Pixels) -> Tensor:
-        """The loss of each image and class (b, k), the background among them."""
+        """Compute the loss of each image and class (b, k), including the background."""
 
     def counted(self, x: Pixels) -> Tensor | None:
-        """Which classes count in the mean of each image (b, k); None where all do."""
+        """Return which classes count in the mean of each image (b, k), or None if all do."""
         return None
 
     def value(self, x: Pixels) -> PerImage:
@@ -300,7 +300,7 @@ class ClassMean(ClassWeighted):
             return ratio((w * loss).sum(1), w.sum(1))
         counted = counted[:, chosen]
         mean = ratio(torch.where(counted, w * loss, 0).sum(1), (w * counted).sum(1))
-        some = counted.any(1)  # an image with no class that counts is left out of the batch mean: the others weigh more
+        some = counted.any(1)  # an image without counted classes is left out of the batch mean: the others weigh more
         return mean * (some.numel() / some.sum().clamp(min=1))
 
     def by_class(self, x: Pixels) -> Tensor:
@@ -313,9 +313,9 @@ class ClassMean(ClassWeighted):
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyMean(ClassMean):
-    """A mean over classes with a policy for a class that an image lacks, see `Empty`.
+    """A mean over classes with a policy for classes absent from an image, see `Empty`.
 
-    "skip" leaves the class out of the mean of this image, and an image without any class out of the mean of the batch.
+    "skip" leaves absent classes out of the mean of the image, and images without any class out of the batch mean.
     """
 
     empty: Empty = one_of("complement", "formula", "skip")

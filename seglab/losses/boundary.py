@@ -1,4 +1,4 @@
-"""Losses that weigh each pixel by its distance to the boundary of the mask or of the prediction."""
+"""Losses that weight pixels by their position relative to the boundary of the mask or of the prediction."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ LEFT_OUT = " The maps know the whole mask: pixels that are not valid cost nothin
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary(ClassMean):
-    """The mean of probability times signed distance to the mask's boundary, to be added to a region loss (loss=sum).
+    """Mean of probability times signed distance to the mask's boundary, to be added to a region loss (loss=sum).
 
-    Far false positives cost most. Alone it leaves the outermost pixels of an object undecided, whose distance is 0, and
-    is below 0 for a good prediction. Needs the map `distance` (pixels, negative inside).
+    Distant false positives cost most. Used alone, it leaves the outermost pixels of an object undecided, because their
+    distance is 0, and it is negative for a good prediction. Needs the map `distance` (in pixels, negative inside).
     """
 
     needs: ClassVar[tuple[str, ...]] = ("distance",)
@@ -42,17 +42,17 @@ class Boundary(ClassMean):
     )
 
     def each_class(self, x: Pixels) -> Tensor:
-        absent, full = x.size == 0, x.size == x.n  # where the map is 0, and so would be the gradient
+        absent, full = x.size == 0, x.size == x.n  # there the map is 0, and so would be the gradient
         phi = torch.where((absent | full).unsqueeze(-1), torch.where(absent, 1, -1).unsqueeze(-1), x.maps["distance"])
         return x.total(x.masked(x.p * phi)) / x.n.clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hausdorff(ClassMean):
-    """Squared errors weighted by their distance from the boundaries of mask and prediction: aims at the farthest one.
+    """Squared errors weighted by their distance to the boundaries of mask and prediction: distant errors dominate.
 
-    Needs the map `distance`. The prediction's own distances are made in every step on the CPU; `prediction=false`
-    leaves them out, which is the one-sided form of the paper and much faster.
+    Needs the map `distance`. Distances to the prediction's boundary are computed on the CPU in every step;
+    `prediction=false` leaves them out, which is the one-sided form in the paper and much faster.
     """
 
     exponent: float = within("(0, inf)", 2.0)
@@ -81,7 +81,7 @@ class Hausdorff(ClassMean):
 
 @dataclass(frozen=True, kw_only=True)
 class DistancePenalizedCE(BCE):
-    """Cross-entropy that counts up to twice at the boundaries, and once at the pixel of a class farthest from them.
+    """Cross-entropy with weights that fall from 2 at the boundaries to 1 at the pixel of a class farthest from them.
 
     Needs the map `distance`.
     """
@@ -99,20 +99,20 @@ class DistancePenalizedCE(BCE):
     def costs(self, x: Pixels) -> Tensor:
         signed = x.maps["distance"]
         phi = nearness(x.t, 1 - signed)
-        # of a softmax the background is a class with a map of its own
+        # for a softmax the background is a class with its own map
         phi = phi.sum(1, keepdim=True) if x.task == "multiclass" else phi + nearness(x.u, signed)
         return super().costs(x) * (1 + phi)
 
 
 def nearness(share: Tensor, d: Tensor) -> Tensor:
-    """The inverted distance d (b, k, n) of the pixels of a share: 1 at 1 pixel, 0 where it is largest, 0 elsewhere."""
+    """Invert the distance d (b, k, n) within a class with this share: 1 at d = 1, 0 at the largest d and outside."""
     most = (share * d).amax(-1, keepdim=True)
     return share * ratio(most - d, most - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoundaryDoU(RegionLoss):
-    """Difference over union, of which the more of the intersection is left out the less of a mask is boundary."""
+    """Difference over union in which the intersection counts less the smaller the boundary's fraction of the mask."""
 
     smooth: float = field(default=0.0, init=False, repr=False)
 
@@ -128,14 +128,14 @@ class BoundaryDoU(RegionLoss):
         require(len(x.space) == 2, self.name, "logits (b, k, h, w)", f"{len(x.space)} dimensions in space")
         absent = (x.size == 0).unsqueeze(-1)
         t = torch.where(absent, x.u, x.t) if self.empty == "complement" else x.t
-        inner = eroded(F.pad(x.spatial(t), (1, 1, 1, 1)))[..., 1:-1, 1:-1].flatten(2)  # outside there is nothing
+        inner = eroded(F.pad(x.spatial(t), (1, 1, 1, 1)))[..., 1:-1, 1:-1].flatten(2)  # no class outside the image
         edge = x.total(t - inner) / x.total(t).clamp(min=1)
         squared = x.total(x.squared_error)
-        return ratio(squared, squared + (2 * edge).clamp(min=0.2) * self.confusion(x).tp)  # alpha of at most 0.8
+        return ratio(squared, squared + (2 * edge).clamp(min=0.2) * self.confusion(x).tp)  # alpha is at most 0.8
 
 
 def unsigned_distance(mask: Tensor) -> Tensor:
-    """Distance (b, k, h, w) in pixels to the nearest pixel of the other class; 1 everywhere where there is no other."""
+    """Compute the distance (b, k, h, w) in pixels to the nearest pixel of the other class; 1 if there is no other."""
     import numpy as np
 
     from seglab.distance_transform import distance_to_zero
@@ -150,7 +150,7 @@ def unsigned_distance(mask: Tensor) -> Tensor:
 
 
 boundary_distance = torch.library.custom_op("seglab::boundary_distance", unsigned_distance, mutates_args=())
-"""The same as one operation, which compilers leave alone."""
+"""`unsigned_distance` as one operator, which compilers do not trace into."""
 
 
 @boundary_distance.register_fake

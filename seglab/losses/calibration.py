@@ -1,4 +1,4 @@
-"""Cross-entropy with a penalty that keeps probabilities from being too sure, or sizes from being wrong."""
+"""Cross-entropy with a penalty on overconfident probabilities or on wrong sizes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from seglab.losses.cross_entropy import BCE
 from seglab.losses.numerics import TINY, exact, ratio
 from seglab.losses.pixels import Pixels
 
-LEAST = 0.01  # pixels of a bin, below which it is empty: as the authors have it
+LEAST = 0.01  # pixels: a bin with fewer is empty, as in the authors' code
 
 
 @dataclass(frozen=True, kw_only=True)
 class MarginCE(BCE):
-    """Cross-entropy plus `weight` times what the distances of the logits from the largest one exceed `margin` by."""
+    """Cross-entropy plus `weight` times the mean excess over `margin` of the largest logit minus each logit."""
 
     weight: float = within("[0, inf)", 0.1)
     margin: float = within("[0, inf)", 10.0)
@@ -41,7 +41,7 @@ class MarginCE(BCE):
 
 @dataclass(frozen=True, kw_only=True)
 class NeighborCE(BCE):
-    """Cross-entropy plus `weight` times the distance of the logits from the mean label of the pixels around."""
+    """Cross-entropy plus `weight` times the distance of the logits from the mean label of each pixel's neighborhood."""
 
     weight: float = within("[0, inf)", 0.1)
 
@@ -55,7 +55,7 @@ class NeighborCE(BCE):
 
     def costs(self, x: Pixels) -> Tensor:
         pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(x.space) - 1]
-        # the ratio of both leaves out the zeros around the image and pixels that are not valid
+        # the ratio of both excludes the zero padding and invalid pixels
         shares, there = (pool(x.spatial(v), 3, 1, 1).flatten(2) for v in (x.t, x.weight))
         several = x.task == "multiclass"
         apart = x.masked((ratio(shares, there) - (x.z if several else (1 + x.z) / 2)).abs())
@@ -64,9 +64,9 @@ class NeighborCE(BCE):
 
 @dataclass(frozen=True, kw_only=True)
 class L1ACE(ClassMean):
-    """Cross-entropy plus `weight` times the calibration error of each image, in hard or in soft bins.
+    """Cross-entropy plus `weight` times the calibration error of each image, with hard or soft bins.
 
-    That is the mean over the bins of probability that have pixels of |mean probability - share of the class|.
+    The error is the mean of |mean probability - share of the class| over the bins of probability that are not empty.
     """
 
     weight: float = within("[0, inf)", 1.0)
@@ -84,14 +84,14 @@ class L1ACE(ClassMean):
     def value(self, x: Pixels) -> PerImage:
         return BCE(task=self.task, class_weights=self.class_weights).value(x) + self.weight * super().value(x)
 
-    by_class = Loss.by_class  # a sum with cross-entropy is no mean over classes
+    by_class = Loss.by_class  # a sum with cross-entropy is not a mean over classes
 
     def each_class(self, x: Pixels) -> Tensor:
-        soft = self.binning == "soft"  # then a pixel is shared by the two bins whose middles it lies between
+        soft = self.binning == "soft"  # a pixel is then split between the two bins with the nearest centers
         place = (self.bins * x.p - 0.5 * soft).clamp(0, self.bins - 1)
-        left = place.detach().floor().nan_to_num_().long()  # NaN is no index, and stays in the error
+        left = place.detach().floor().nan_to_num_().long()  # NaN is not an index; it stays in the error
         right = place - left
-        error = count = exact(x.p.new_zeros(*x.p.shape[:2], self.bins + 1))  # the last bin, too, has a right neighbor
+        error = count = exact(x.p.new_zeros(*x.p.shape[:2], self.bins + 1))  # one more, right of the last bin
         for bin_, share in ((left, 1 - right), (left + 1, right)) if soft else ((left, torch.ones_like(place)),):
             share = exact(x.masked(share))
             count, error = count.scatter_add(2, bin_, share), error.scatter_add(2, bin_, share * x.error)
@@ -101,9 +101,9 @@ class L1ACE(ClassMean):
 
 @dataclass(frozen=True, kw_only=True)
 class RegionSize(BCE):
-    """Cross-entropy plus `weight` times the error of the sizes, the prior that Dice has without saying so.
+    """Cross-entropy plus `weight` times the error of the class sizes, a prior that is implicit in Dice.
 
-    The size of a class is the sum of its probabilities, as a share of the image.
+    The size of a class is the sum of its probabilities as a fraction of the image.
     """
 
     weight: float = within("[0, inf)", 0.1)

@@ -1,4 +1,4 @@
-"""What logits, target, valid and maps of a batch must be; what is wrong is one sentence that names the loss."""
+"""Validation of the logits, target, valid mask and maps of a batch; every error is one sentence that names the loss."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from seglab.losses.pixels import Maps
 
 
 def readable(x: Tensor) -> bool:
-    """Whether values may be read for a message: not on a GPU, which waits, nor where torch traces or transforms."""
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()  # it has no public name
+    """Return True if values may be read: not on a GPU (it would synchronize), nor while torch traces or transforms."""
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()  # there is no public API
     return x.device.type == "cpu" and not traced
 
 
 def require_shapes(who: str, task: Kind, logits: Logits, target: Target, valid: Valid | None) -> None:
-    """Raise one sentence for what is no tensor, or of a shape or type that does not fit the task."""
+    """Raise ContractError unless all are tensors on one device, with types and shapes that fit the task."""
     tensors = isinstance(logits, Tensor) and isinstance(target, Tensor)
     require(tensors, who, "logits and a target that are tensors", f"{type(logits)} and {type(target)}")
     devices = f"{logits.device} and {target.device}"
@@ -38,7 +38,7 @@ def require_shapes(who: str, task: Kind, logits: Logits, target: Target, valid: 
 
 
 def require_maps(who: str, needs: tuple[str, ...], logits: Logits, maps: Maps) -> None:
-    """Raise one sentence unless there is a map of each name, shaped like the logits, and no other argument."""
+    """Raise ContractError unless the maps are exactly those in `needs`, each with the shape of the logits."""
     others = [name for name in maps if name not in needs]
     require(not others, who, f"arguments of {', '.join(('logits', 'target', 'valid', *needs))}", ", ".join(others))
     for need in needs:
@@ -47,9 +47,9 @@ def require_maps(who: str, needs: tuple[str, ...], logits: Logits, maps: Maps) -
 
 
 def require_labels(who: str, task: Kind, soft: bool, logits: Logits, target: Target, valid: Valid | None) -> None:
-    """Raise one sentence for labels out of range, or between 0 and 1 where they are not `soft`; reads every pixel."""
+    """Raise ContractError for labels out of range, or between 0 and 1 unless `soft`; reads every pixel."""
     ids = target.shape != logits.shape
-    t = target.int() if target.dtype in (torch.uint16, torch.uint32) else target  # torch has no aminmax of those
+    t = target.int() if target.dtype in (torch.uint16, torch.uint32) else target  # aminmax does not support these
     t = t if valid is None else t.masked_fill(~valid, 0)
     low, high = (value.item() for value in t.aminmax())
     top, what = (logits.shape[1] - 1, "class ids") if ids else (1, "a target")

@@ -1,4 +1,4 @@
-"""Losses of connectedness: do the skeletons of mask and prediction lie within each other?"""
+"""Losses for connectivity, which test whether the skeletons of mask and prediction lie within each other."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from seglab.losses.pixels import Pixels
 
 @dataclass(frozen=True, kw_only=True)
 class CLDice(PolicyMean):
-    """Dice of skeletons (centerlines) beside Dice, for vessels, roads and cracks: a gap costs more than a thin edge.
+    """Dice of skeletons (centerlines) plus Dice, for vessels, roads and cracks: gaps cost more than errors at edges.
 
-    `iterations` is the largest half-width in pixels that is thinned to a line, `dice_weight` the part of plain Dice.
+    `iterations` is the largest half-width in pixels that is thinned to a line, `dice_weight` the weight of plain Dice.
     """
 
     iterations: int = within("[0, inf)", 3, whole=True)
@@ -47,14 +47,14 @@ class CLDice(PolicyMean):
         return self.dice_weight * dice + (1 - self.dice_weight) * lines
 
     def outside(self, x: Pixels, share: Tensor, other: Tensor) -> Tensor:
-        """The fraction (b, k) of a skeleton that lies in `other`: 1 - T, without the rounding of that difference."""
+        """Return the fraction (b, k) of a skeleton in `other`: 1 - T, without the rounding error of this difference."""
         skeleton = soft_skeleton(x.spatial(share), self.iterations).flatten(2)
         return x.total(skeleton * other) / (x.total(skeleton) + self.smooth)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SkeletonMissed(ClassMean):
-    """The fraction of a mask's skeleton, 5 pixels wide, that a prediction misses; 0 where there is none."""
+    """The fraction of a mask's skeleton (5 pixels wide) that the prediction misses; 0 if there is no skeleton."""
 
     needs: ClassVar[tuple[str, ...]] = ("skeleton",)
 
@@ -65,9 +65,9 @@ class SkeletonMissed(ClassMean):
 
 @dataclass(frozen=True, kw_only=True)
 class SkeletonRecall(BCEDice):
-    """Cross-entropy plus Dice plus the part of the mask's skeleton that is missed, so that thin vessels stay whole.
+    """Cross-entropy plus Dice plus the missed fraction of the mask's skeleton, which keeps thin vessels connected.
 
-    Needs the map `skeleton`, which is made of the mask beforehand: a step costs hardly more than BCE + Dice.
+    Needs the map `skeleton`, which is computed from the mask in advance: a step costs hardly more than BCE + Dice.
     """
 
     recall_weight: float = within("[0, inf)", 1.0)
@@ -88,26 +88,26 @@ class SkeletonRecall(BCEDice):
 
 
 def soft_skeleton(x: Tensor, iterations: int) -> Tensor:
-    """What successive erosions would lose in an opening: the center lines of what is up to 2 * iterations + 1 wide."""
+    """Return what openings after successive erosions remove: center lines of structures <= 2 * iterations + 1 wide."""
     skeleton = torch.zeros_like(x)
     for _ in range(iterations + 1):
         inner = eroded(x)
-        grown = Extreme.apply(Extreme.apply(inner, (3,), False), (2,), False)  # by 3x3, where an erosion is by a cross
+        grown = Extreme.apply(Extreme.apply(inner, (3,), False), (2,), False)  # by 3x3; the erosion is by a cross
         lost = F.relu(x - grown)
-        skeleton = skeleton + F.relu(lost - skeleton * lost)  # the union of both, as soft sets
-        x = inner  # the erosion of this opening is the next step's
+        skeleton = skeleton + F.relu(lost - skeleton * lost)  # the union of both as soft sets
+        x = inner  # the erosion in this opening is the next one too
     return skeleton
 
 
 def eroded(x: Tensor) -> Tensor:
-    """The least of each pixel and its four neighbors."""
+    """Return the minimum of each pixel and its four neighbors."""
     return Extreme.apply(x, (2, 3), True)
 
 
 class Extreme(torch.autograd.Function):
-    """The least or the largest of each pixel and its neighbors along dimensions, several times as fast as `max_pool2d`.
+    """Minimum or maximum of each pixel and its neighbors along `dims`, several times as fast as `max_pool2d`.
 
-    Among equals the first one along a dimension has the gradient, and dimensions share it, as torch has it.
+    The first of equal values along a dimension gets the gradient; tied dimensions share it equally, as in torch.
     """
 
     generate_vmap_rule = True
@@ -124,11 +124,11 @@ class Extreme(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        x, out = (saved.detach() for saved in ctx.saved_tensors)  # where the extremes are has no slope itself
+        x, out = (saved.detach() for saved in ctx.saved_tensors)  # the positions of the extremes have no gradient
         if len(ctx.dims) == 1:
             return gradient_of_line(grad, x, out, ctx.dims[0]), None, None
         lines = [extreme_of_line(x, dim, ctx.least) for dim in ctx.dims]
-        hits = [1 - differs(line, out) for line in lines]  # the dimensions whose extreme it is
+        hits = [1 - differs(line, out) for line in lines]  # 1 for each dimension that has the extreme
         total = reduce(torch.add, hits)
         each = zip(hits, lines, ctx.dims, strict=True)
         slopes = [gradient_of_line(grad * (hit / total), x, line, dim) for hit, line, dim in each]
@@ -136,19 +136,19 @@ class Extreme(torch.autograd.Function):
 
 
 def extreme_of_line(x: Tensor, dim: int, least: bool) -> Tensor:
-    """The least or the largest of each pixel, the one before and the one after it."""
+    """Return the minimum or maximum of each pixel and its two neighbors along `dim`."""
     better, n = torch.minimum if least else torch.maximum, x.shape[dim] - 1
     out = x.clone()
     for there, here in ((0, 1), (1, 0)):
         part = out.narrow(dim, here, n)
-        part.copy_(better(part, x.narrow(dim, there, n)))  # with `out=` twice as fast, but vmap knows none
+        part.copy_(better(part, x.narrow(dim, there, n)))  # `out=` is twice as fast, but vmap does not support it
     return out
 
 
 def gradient_of_line(grad: Tensor, x: Tensor, out: Tensor, dim: int) -> Tensor:
-    """The gradient of x: that of each pixel of `out` goes to the first of the three which is the extreme."""
+    """Return the gradient of x: that of each pixel of `out` goes to the first of its three pixels with the extreme."""
     n, slope, rest = x.shape[dim] - 1, torch.zeros_like(grad), grad.clone()
-    left = rest.narrow(dim, 1, n)  # a view: what one neighbor takes, the others no longer have
+    left = rest.narrow(dim, 1, n)  # a view: what one neighbor takes is no longer left for the others
     before = left - left * differs(x.narrow(dim, 0, n), out.narrow(dim, 1, n))
     slope.narrow(dim, 0, n).add_(before)
     left.sub_(before)
@@ -159,5 +159,5 @@ def gradient_of_line(grad: Tensor, x: Tensor, out: Tensor, dim: int) -> Tensor:
 
 
 def differs(x: Tensor, y: Tensor) -> Tensor:
-    """1 where x is not y, else 0; on a CPU several times as fast as a comparison to bool and `where`."""
+    """Return 1 where x differs from y, else 0; on a CPU several times as fast as a bool comparison and `where`."""
     return (x - y).sign_().abs_()

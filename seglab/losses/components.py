@@ -1,4 +1,4 @@
-"""Losses that give every object of an image the same say, however small it is."""
+"""Losses that weight all objects of an image equally, however small they are."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from seglab.losses.pixels import Pixels
 
 @dataclass(frozen=True, kw_only=True)
 class PerComponent(Wrapper):
-    """The mean over the objects of an image of a loss of each object's part, plus `whole_weight` times that of all.
+    """Mean of a loss over parts of the image, one per object, plus `whole_weight` times the loss of the whole image.
 
-    `partition="cells"`: the part of an object is the pixels that no other is nearer to; "components": its own pixels
-    and the background, those of other objects being left out. An image without objects is one part. A loss that is
-    `by_totals` is computed for all objects at once, any other once for each. Needs the map `cells` or `components`: the
-    number of the object, from 1, of each pixel.
+    With `partition="cells"` the part of an object is the pixels closest to it; with "components" it is the object and
+    the background, without the other objects. An image without objects is a single part. A `by_totals` loss is
+    computed for all objects at once, any other loss once per object. Needs the map `cells` or `components`, which
+    gives each pixel the number of its object, from 1.
     """
 
     partition: Literal["cells", "components"] = one_of("cells", "components")
@@ -45,30 +45,30 @@ class PerComponent(Wrapper):
 
     def value(self, x: Pixels) -> PerImage:
         channels = x.z.shape[1] if x.task == "multilabel" else 1
-        if channels > 1:  # each channel has its own objects, so it becomes an image
+        if channels > 1:  # each channel has its own objects, so it is treated as an image
             valid = None if x.valid is None else x.valid.expand(x.z.shape)
             x = x.rebuilt(lambda v: v.flatten(0, 1).unsqueeze(1), valid)
         objects = x.maps[self.partition][:, x.background :]
-        most = int(objects.max())  # a GPU waits here, once
+        most = int(objects.max())  # synchronizes with a GPU, once
         of_class = self.at_once if self.loss.by_totals else self.one_by_one
         totals, counts, wholes = zip(*(of_class(x, each, most) for each in objects.split(1, 1)), strict=True)
-        total, count, whole = torch.stack(totals).sum(0), torch.stack(counts).sum(0), wholes[0]  # all the same
+        total, count, whole = torch.stack(totals).sum(0), torch.stack(counts).sum(0), wholes[0]  # all are the same
         mean = torch.where(count > 0, total / count.clamp(min=1), whole)
         return (mean + self.whole_weight * whole).view(-1, channels).mean(1)
 
     def at_once(self, x: Pixels, objects: Tensor, most: int) -> tuple[PerImage, Tensor, PerImage]:
-        """The sum over the parts of each image, their number, and the whole, of a loss that looks at totals alone."""
+        """Return the sum over each image's parts, their number, and the whole image's loss, for a `by_totals` loss."""
         parts = Parts(objects, most, self.partition == "components", x.weight)
         there = parts.sizes[:, 0, 1:] > 0
         value = self.loss.value(x.in_parts(parts)).view(-1, most + 1)  # the last is the whole image
         return torch.where(there, value[:, :-1], 0).sum(1), there.sum(1), value[:, -1]
 
     def one_by_one(self, x: Pixels, objects: Tensor, most: int) -> tuple[PerImage, Tensor, PerImage]:
-        """The same of any loss."""
+        """Return the same as `at_once` for any loss."""
         whole = self.loss.value(x)
         total, count = torch.zeros_like(whole), torch.zeros_like(whole)
         for number in range(1, most + 1):
-            rows = (objects == number).any(-1).squeeze(1).nonzero().squeeze(1)  # images that have such an object
+            rows = (objects == number).any(-1).squeeze(1).nonzero().squeeze(1)  # images with an object of this number
             part = objects == number
             part = part | (objects == 0) if self.partition == "components" else part
             part = part if x.valid is None else part & x.valid
@@ -79,9 +79,9 @@ class PerComponent(Wrapper):
 
 @dataclass(frozen=True, kw_only=True)
 class InverseSizeCE(BCE):
-    """Cross-entropy in which a pixel weighs the more the smaller its object is, so that objects weigh the same.
+    """Cross-entropy with pixel weights inverse to object size: objects below the mean size have equal total weights.
 
-    Needs the map `inverse_size`: the mean size of the objects and the background over that of the pixel's object, at
+    Needs the map `inverse_size`: the mean size of objects and background divided by the size of the pixel's object, at
     least 1, and 1 on the background.
     """
 

@@ -1,4 +1,4 @@
-"""Losses made of losses: weighted sums, whose terms share what they compute, and pooling over the batch."""
+"""Losses built from losses: weighted sums, whose terms share intermediate results, and pooling over the batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ nested_card = partial(Card, family="compound", empty=AS_INSIDE, many=AS_INSIDE, 
 
 @dataclass(frozen=True, kw_only=True)
 class Nested(Loss):
-    """A loss around other losses: it has their task, asks for the maps that they need, and changes where they do."""
+    """A loss that contains other losses: it has their task, needs their maps, and passes changes on to them."""
 
     task: Kind = field(init=False, repr=False)
 
@@ -31,16 +31,16 @@ class Nested(Loss):
         require(not others, self.name, "losses of seglab inside", ", ".join(others), "External(function=...) makes one")
         kinds = sorted({loss.task for loss in self.inner()})
         require(len(kinds) == 1, self.name, "losses of one task inside", " and ".join(kinds) or "none")
-        object.__setattr__(self, "task", kinds[0])  # frozen
+        object.__setattr__(self, "task", kinds[0])  # the dataclass is frozen
         super().__post_init__()
 
     @abstractmethod
     def inner(self) -> tuple[Loss, ...]:
-        """The losses inside."""
+        """Return the inner losses."""
 
     @abstractmethod
     def mapped(self, change: Callable[[Loss], Loss]) -> Self:
-        """The same around the losses that `change` makes of those inside."""
+        """Return a copy of this loss with `change` applied to each inner loss."""
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -74,11 +74,11 @@ class Nested(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedSum(Loss):
-    """A loss that is a weighted sum of others."""
+    """A weighted sum of other losses."""
 
     @abstractmethod
     def parts(self) -> tuple[tuple[float, Loss], ...]:
-        """Weights and losses; the losses are given the pixels, so their own task plays no part."""
+        """Return weights and losses; the losses are called with pixels, so their own `task` is ignored."""
 
     @property
     def by_totals(self) -> bool:
@@ -90,7 +90,7 @@ class WeightedSum(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """One loss of a sum and what it weighs."""
+    """One loss of a sum and its weight."""
 
     loss: Loss
     weight: float
@@ -102,7 +102,7 @@ class Term:
 
 @dataclass(frozen=True, kw_only=True)
 class Sum(WeightedSum, Nested):
-    """A weighted sum of any losses by name, so that `loss.terms.dice.weight=3` works; null leaves a term out."""
+    """A weighted sum of named losses, so that `loss.terms.dice.weight=3` works; a term set to null is left out."""
 
     terms: Mapping[str, Term | None] = field(hash=False)
 
@@ -132,7 +132,7 @@ class Sum(WeightedSum, Nested):
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapper(Nested):
-    """A loss around one other."""
+    """A loss that wraps one other loss."""
 
     loss: Loss
 
@@ -145,7 +145,7 @@ class Wrapper(Nested):
 
 @dataclass(frozen=True, kw_only=True)
 class Batchwise(Wrapper):
-    """A loss of the whole batch as if it were one image: every image gets the same number."""
+    """A loss of the whole batch, treated as one image: every image gets the same value."""
 
     card = nested_card(
         title="Pooled over the batch",
@@ -162,7 +162,7 @@ class Batchwise(Wrapper):
         require(not numbered, self.name, "a loss without PerComponent", self.loss.name, "objects are numbered by image")
 
     def value(self, x: Pixels) -> PerImage:
-        return self.loss.value(x.pooled()).expand(len(x.z))  # so that the batch mean is this number
+        return self.loss.value(x.pooled()).expand(len(x.z))  # so that the batch mean is this value
 
     def by_class(self, x: Pixels) -> Tensor:
         return self.loss.by_class(x.pooled()).expand(len(x.z), -1)

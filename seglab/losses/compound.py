@@ -1,4 +1,4 @@
-"""Compounds of a cross-entropy and a loss of overlap that papers have given a name and parameters of their own."""
+"""Sums of a cross-entropy and an overlap loss that were published under their own names, with their own parameters."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ card_of_both = partial(Card, family="compound", empty=BY_POLICY, many=BOTH)
 
 @dataclass(frozen=True, kw_only=True)
 class Compound(WeightedSum, ClassWeighted):
-    """A weighted sum of a pixel loss and an overlap loss, made of the parameters of both."""
+    """A weighted sum of a pixel loss and an overlap loss, with the parameters of both."""
 
     classes: Literal["scored", "all"] = one_of("scored", "all")
     empty: Empty = one_of("complement", "formula", "skip")
     smooth: float = within("[0, inf)", 0.0)
 
     def overlap(self, kind: type[RegionLoss], **parameters: Any) -> RegionLoss:
-        """An overlap loss with the parameters that all of them have."""
+        """Create an overlap loss with the parameters that all overlap losses share."""
         names = ("task", "class_weights", "classes", "empty", "smooth")
         return kind(**{name: getattr(self, name) for name in names}, **parameters)
 
     def pixel(self, kind: type[PixelLoss], **parameters: Any) -> PixelLoss:
-        """A pixel loss with the parameters that all of them have."""
+        """Create a pixel loss with the parameters that all pixel losses share."""
         return kind(task=self.task, class_weights=self.class_weights, **parameters)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BCEDice(Compound):
-    """Cross-entropy plus Dice: the gradient of the one where the other has none.
+    """Cross-entropy plus Dice: each provides a gradient where the other has none.
 
-    `bce_weight=1e-3` with `offset=-1` is 1e-3 BCE - Dice, as it was used on ships in satellite images.
+    `bce_weight=1e-3` with `offset=-1` is 1e-3 BCE minus the Dice score, as used for ships in satellite images.
     """
 
     bce_weight: float = within("[0, inf)", 1.0)
@@ -68,9 +68,9 @@ class BCEDice(Compound):
 
 @dataclass(frozen=True, kw_only=True)
 class Combo(Compound):
-    """Cross-entropy that weighs false negatives against false positives, plus Dice.
+    """Cross-entropy with separate weights for false negatives and false positives, plus Dice.
 
-    `alpha` is the part of the cross-entropy, `beta` the weight of the foreground in it, 1 - beta of the background.
+    `alpha` is the weight of the cross-entropy, in which foreground has the weight `beta` and background 1 - beta.
     """
 
     alpha: float = within("[0, 1]", 0.5)
@@ -84,16 +84,16 @@ class Combo(Compound):
     )
 
     def parts(self) -> tuple[tuple[float, Loss], ...]:
-        ce = self.pixel(Focal, gamma=0.0, alpha=self.beta)  # cross-entropy in which both classes have a weight
+        ce = self.pixel(Focal, gamma=0.0, alpha=self.beta)  # cross-entropy with a weight for both classes
         return (self.alpha, ce), (1 - self.alpha, self.overlap(Dice))
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnifiedFocal(Compound):
-    """Asymmetric focal loss and asymmetric focal Tversky loss under three shared dials.
+    """Asymmetric focal loss plus asymmetric focal Tversky loss, with three shared parameters.
 
-    `weight` is the part of the focal loss, `delta` weighs the foreground, and `gamma` fades easy background in the one
-    and sharpens the foreground in the other.
+    `weight` is the weight of the focal loss and `delta` that of the foreground. `gamma` down-weights easy background in
+    the focal loss and increases small foreground losses in the focal Tversky loss.
     """
 
     weight: float = within("[0, 1]", 0.5)
@@ -116,7 +116,7 @@ class UnifiedFocal(Compound):
 
 @dataclass(frozen=True, kw_only=True)
 class PowerCE(ForegroundWeighted, PixelLoss):
-    """Cross-entropy of each pixel to a power."""
+    """Cross-entropy of each pixel, raised to a power."""
 
     exponent: float
 
@@ -126,7 +126,7 @@ class PowerCE(ForegroundWeighted, PixelLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class LogDice(RegionLoss):
-    """Minus the logarithm of Dice, to a power."""
+    """Negative logarithm of the Dice coefficient, raised to a power."""
 
     exponent: float
 
@@ -136,9 +136,9 @@ class LogDice(RegionLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class ExpLog(ForegroundWeighted, Compound):
-    """Logarithms of Dice and of each pixel's probability, both to a power under 1, which favors what is nearly right.
+    """Negative logs of Dice and of each pixel's probability, to a power; powers below 1 favor nearly correct pixels.
 
-    `pos_weight="auto"` is the root of background over foreground of the training masks, as in the paper.
+    `pos_weight="auto"` is the square root of background over foreground in the training masks, as in the paper.
     """
 
     smooth: float = within("(0, inf)", 1.0)  # the logarithm of a Dice of 0 is infinite
@@ -155,6 +155,6 @@ class ExpLog(ForegroundWeighted, Compound):
     )
 
     def parts(self) -> tuple[tuple[float, Loss], ...]:
-        _, pos_weight = self.class_balance()  # which refuses an `auto` that is not a number yet
+        _, pos_weight = self.class_balance()  # raises ContractError while it is `auto`
         ce = self.pixel(PowerCE, exponent=self.exponent, pos_weight=pos_weight)
         return (self.ce_weight, ce), (self.dice_weight, self.overlap(LogDice, exponent=self.exponent))

@@ -1,4 +1,4 @@
-"""Losses that add up over the pixels: sums over the classes of t f(log p), right for hard and for soft labels."""
+"""Pixel losses: means over pixels of the sum over classes of t f(log p), valid for hard and soft labels."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from seglab.losses.numerics import TINY, constants, ratio, spread
 from seglab.losses.pixels import Pixels
 
 Weight: TypeAlias = float | tuple[float, ...] | Literal["auto"]
-"""Of the foreground, where the background weighs 1: one for all its classes, or one for each in order. `auto`: pixels
-of the background over those of the class in the training masks, so that both weigh the same."""
+"""Foreground weight relative to a background of 1: one for all foreground classes, or one per class in order. `auto` is
+background pixels over those of the class in the training masks, so that both have the same total weight."""
 
 
 def listed(weight: Any) -> list[float]:
-    """One number or several as a list."""
+    """Return one number or several as a list."""
     return list(weight) if isinstance(weight, list | tuple) else [weight]
 
 
@@ -33,25 +33,25 @@ weight_of = partial(limited, expected="above 0 or auto", holds=lambda w: w is no
 
 @dataclass(frozen=True, kw_only=True)
 class PixelLoss(ClassWeighted):
-    """The mean over the pixels of the sum over the classes of t f(log p).
+    """The mean over pixels of the sum over classes of t f(log p).
 
-    `class_weights` weigh the classes of each pixel in a multiclass task, the channels in the mean of a multilabel one.
+    `class_weights` weight the classes of each pixel in a multiclass task, and the channels in a multilabel mean.
     """
 
     @abstractmethod
     def cost(self, y: Label) -> Tensor:
-        """f, for pixels that are labeled y."""
+        """Compute f for pixels with the label y."""
 
     @property
     def by_totals(self) -> bool:
-        return type(self).costs is PixelLoss.costs and type(self).balance is PixelLoss.balance  # others look around
+        return type(self).costs is PixelLoss.costs and type(self).balance is PixelLoss.balance  # others mix pixels
 
     def class_balance(self) -> tuple[float, Any]:
-        """The weights of the background and of the foreground."""
+        """Return the weights of the background and of the foreground."""
         return 1.0, 1.0
 
     def balance(self, x: Pixels) -> Tensor | None:
-        """The weights of all classes, see `Pixels.costs`; None where all are 1."""
+        """Return the weights of all classes, see `Pixels.costs`, or None if all are 1."""
         classes = self.weights(x) if x.task == "multiclass" else None
         if classes is None and self.class_balance() == (1.0, 1.0):
             return None
@@ -60,7 +60,7 @@ class PixelLoss(ClassWeighted):
         return weights if classes is None else weights * classes
 
     def costs(self, x: Pixels) -> Tensor:
-        """What each pixel costs (b, decisions, n); the mean over the pixels that count is the loss."""
+        """Compute the cost of each pixel (b, decisions, n); the loss is the mean over the valid pixels."""
         return x.costs(self.cost, self.balance(x))
 
     def each_decision(self, x: Pixels) -> Tensor:
@@ -76,11 +76,11 @@ class PixelLoss(ClassWeighted):
 
 @dataclass(frozen=True, kw_only=True)
 class ForegroundWeighted(ClassWeighted):
-    """A loss with a weight of the foreground, or of each foreground class, see `Weight`."""
+    """A loss with a foreground weight, or one weight per foreground class, see `Weight`."""
 
     pos_weight: Weight = weight_of("auto")
 
-    rarity: ClassVar[float] = 1.0  # the power of background over class that `auto` stands for
+    rarity: ClassVar[float] = 1.0  # `auto` is (background / class) to this power
 
     def with_class_frequency(self, frequency: Sequence[float]) -> Self:
         loss = super().with_class_frequency(frequency)
@@ -117,9 +117,9 @@ class BCE(PixelLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedBCE(ForegroundWeighted, BCE):
-    """Cross-entropy with the foreground weighted: a false negative costs `pos_weight` times a false positive.
+    """Cross-entropy with a foreground weight: a false negative costs `pos_weight` times as much as a false positive.
 
-    `pos_weight="auto"` takes background over foreground of the training masks, so that both weigh the same in total.
+    `pos_weight="auto"` is background over foreground in the training masks: both then have the same total weight.
     """
 
     card = pixel_card(
@@ -133,9 +133,9 @@ class WeightedBCE(ForegroundWeighted, BCE):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassWeightedCE(BCE):
-    """Cross-entropy as a weighted mean: divided by the sum of the weights of the image's pixels, not by their number.
+    """Cross-entropy as a weighted mean: divided by the sum of the pixel weights of the image, not by the pixel count.
 
-    A multiclass task weighs all foreground classes with `foreground_weight`, times `class_weights`.
+    In a multiclass task the weight of a foreground class is `foreground_weight` times its class weight.
     """
 
     foreground_weight: float = within("(0, inf)", 2.0)
@@ -159,7 +159,7 @@ class ClassWeightedCE(BCE):
 
 @dataclass(frozen=True, kw_only=True)
 class BalancedCE(BCE):
-    """Cross-entropy in which all classes that an image has weigh the same, whatever their sizes."""
+    """Cross-entropy in which all classes present in an image have the same total weight, whatever their sizes."""
 
     card = pixel_card(
         title="Balanced cross-entropy",
@@ -174,12 +174,12 @@ class BalancedCE(BCE):
         w = super().balance(x)
         present = (x.sizes > 0) * (torch.ones_like(x.sizes) if w is None else w)
         share = ratio(present, present.sum(-1, keepdim=True))
-        return ratio(share * x.n.unsqueeze(-1), x.sizes).to(x.z.dtype)  # times n: means are over n
+        return ratio(share * x.n.unsqueeze(-1), x.sizes).to(x.z.dtype)  # times n, as the mean divides by n
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSmoothing(PixelLoss):
-    """Cross-entropy against labels of 1 - `smoothing`, the rest shared by the other classes, against overconfidence."""
+    """Cross-entropy with labels of 1 - `smoothing` and the rest shared by the other classes, against overconfidence."""
 
     smoothing: float = within("[0, 0.5)", 0.1)
 
@@ -197,9 +197,9 @@ class LabelSmoothing(PixelLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class Focal(PixelLoss):
-    """Cross-entropy in which a pixel counts the less the better it is classified already.
+    """Cross-entropy in which a pixel counts less the better it is already classified.
 
-    `gamma` is the exponent of that factor; `alpha` weights the foreground and 1 - alpha the background (null: neither).
+    `gamma` is the exponent of that factor. `alpha` weights the foreground and 1 - alpha the background (null: neither).
     """
 
     gamma: float = within("[0, inf)", 2.0)
@@ -222,7 +222,7 @@ class Focal(PixelLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class AsymmetricFocal(Focal):
-    """Focal loss on the background alone: easy background fades, while foreground keeps its full cross-entropy."""
+    """Focal loss on the background only: easy background counts less, but foreground keeps its full cross-entropy."""
 
     alpha: float | None = within("[0, 1]", 0.7, null=True)
 
@@ -241,7 +241,7 @@ class AsymmetricFocal(Focal):
 
 @dataclass(frozen=True, kw_only=True)
 class Poly1(PixelLoss):
-    """Cross-entropy plus `epsilon` times the error: the first term of its polynomial series, weighted anew."""
+    """Cross-entropy plus `epsilon` times the error 1 - p, which is the first term of its polynomial expansion."""
 
     epsilon: float = within("[-1, inf)", 1.0)
 
@@ -257,7 +257,7 @@ class Poly1(PixelLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class TopK(BCE):
-    """Cross-entropy of the worst pixels only: the mean over the `fraction` of each image that costs most."""
+    """Cross-entropy of the worst pixels only: the mean over the `fraction` of each image with the highest cost."""
 
     fraction: float = within("(0, 1]", 0.1)
 
@@ -270,12 +270,12 @@ class TopK(BCE):
 
     def costs(self, x: Pixels) -> Tensor:
         costs = super().costs(x)
-        return costs * self.share_of_top(costs.detach(), x)  # which pixels are the worst has no slope
+        return costs * self.share_of_top(costs.detach(), x)  # the selection has no gradient
 
     def share_of_top(self, cost: Tensor, x: Pixels) -> Tensor:
-        """n/k for what is above the k-th largest cost, equal shares of the places left for its equals."""
+        """Return n/k for costs above the k-th largest; costs equal to it share the remaining places equally."""
         k = (self.fraction * x.n - 1e-6).ceil().clamp(min=1).unsqueeze(-1)  # in floats .07 * 100 is above 7
-        worst = cost.topk(ceil(self.fraction * cost.shape[-1])).values  # k is less where pixels are not valid
+        worst = cost.topk(ceil(self.fraction * cost.shape[-1])).values  # k is smaller if pixels are invalid
         last = worst.gather(-1, (k.long() - 1).expand(-1, cost.shape[1], -1))
         above, equal = cost > last, cost == last
         left = (k - above.sum(-1, keepdim=True)) / equal.sum(-1, keepdim=True)
@@ -284,9 +284,9 @@ class TopK(BCE):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightMap(ForegroundWeighted, BCE):
-    """Cross-entropy that insists on the narrow gaps between neighboring objects, so that they are not grown together.
+    """Cross-entropy with higher weights in narrow gaps between neighboring objects, so that objects are not merged.
 
-    Needs the map `gap` (d1 + d2, pixels): the distances to the nearest and the second nearest object added up.
+    Needs the map `gap`: the sum d1 + d2 of the distances to the nearest and the second nearest object, in pixels.
     """
 
     border_weight: float = within("[0, inf)", 10.0)
@@ -305,15 +305,15 @@ class WeightMap(ForegroundWeighted, BCE):
     def costs(self, x: Pixels) -> Tensor:
         gap = x.maps["gap"][:, 1:].amin(1, keepdim=True) if x.task == "multiclass" else x.maps["gap"]
         border = self.border_weight * torch.exp(-0.5 * (gap / self.sigma) ** 2)
-        return super().costs(x) + border * x.costs(self.cost)  # as in the paper w_c does not weigh the border
+        return super().costs(x) + border * x.costs(self.cost)  # as in the paper, w_c does not weight the border
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogitAdjusted(BCE):
-    """Cross-entropy of logits to which `strength` times the logarithm of each class's frequency is added.
+    """Cross-entropy of logits to which `strength` times the logarithm of the class frequency has been added.
 
-    `prior`: the frequency of the foreground, or of each foreground class; `auto`: in the training masks. So the net
-    itself learns to leave the frequency out, and finds more of rare classes at the same threshold.
+    `prior` is the frequency of the foreground, or of each foreground class; `auto` takes it from the training masks.
+    The network's own logits then leave out the frequency, so it finds more of rare classes at the same threshold.
     """
 
     strength: float = within("[0, inf)", 1.0)
@@ -339,9 +339,9 @@ class LogitAdjusted(BCE):
         rest = 1 - (sum(shares) if x.task == "multiclass" else max(shares))
         require(rest > 0, self.name, "a prior that leaves some of the frequency to the background", self.prior)
         prior, z = constants(x.z, shares), x.z
-        shift = prior.log() - (-prior).log1p()  # one class is weighed against the rest
+        shift = prior.log() - (-prior).log1p()  # one class against the rest
         if x.task == "multiclass":
             shift = torch.cat([1 - prior.sum(0, keepdim=True), prior]).log()
-            z = z - z.detach().amax(1, keepdim=True)  # beside a logit of 1e4 a shift would be rounded away
+            z = z - z.detach().amax(1, keepdim=True)  # next to a logit of 1e4 the shift would be rounded away
         z = z + self.strength * shift[:, None]
-        return super().costs(type(x)(x.task, z, x.target, x.valid, {}))  # pixels in a row, without maps
+        return super().costs(type(x)(x.task, z, x.target, x.valid, {}))  # flat pixels, without maps

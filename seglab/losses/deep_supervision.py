@@ -1,4 +1,4 @@
-"""A loss over the logits of several scales of one network."""
+"""Deep supervision: a loss of the logits at several scales of a network."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from seglab.losses.base import Loss
 
 
 def over_scales(loss: Loss, scales: Sequence[Logits], target: Target, valid: Valid | None = None) -> PerImage:
-    """The mean (b,) of a loss over scales, the finest first, with the weights 1, 1/2, 1/4, ..., normalized.
+    """Return the mean (b,) of a loss over scales, the finest first, with normalized weights 1, 1/2, 1/4, ...
 
     (Lee et al. 2015, "Deeply-Supervised Nets"; the weights of Isensee et al. 2021, nnU-Net.) A scale that is f times
-    smaller is compared with every f-th pixel of target and valid, the one at f // 2 of each block of f (nearest
-    neighbor, as nnU-Net has it): labels stay labels, for every loss. An object that no such pixel hits is absent there.
+    smaller is compared with every f-th pixel of target and valid: the one at f // 2 in each block of f (nearest
+    neighbor, as in nnU-Net), so that hard labels stay hard. An object without such a pixel is absent at that scale.
     """
     losses = [
         0.5**k * loss(logits, _reduced(target, logits), None if valid is None else _reduced(valid, logits))
@@ -26,7 +26,7 @@ def over_scales(loss: Loss, scales: Sequence[Logits], target: Target, valid: Val
 
 
 def _reduced(x: Tensor, logits: Logits) -> Tensor:
-    """The pixels of x (b, c, *spatial) that stand for those of smaller logits."""
+    """Return x (b, c, *spatial) subsampled to the size of the logits."""
     for axis, size in enumerate(logits.shape[2:], 2):
         step = max(x.shape[axis] // size, 1)
         x = x.index_select(axis, torch.arange(step // 2, x.shape[axis], step, device=x.device))

@@ -1,4 +1,4 @@
-"""Someone else's loss as one of ours."""
+"""A wrapper for loss functions of other libraries or your own."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from seglab.losses.pixels import Pixels
 
 @dataclass(frozen=True, kw_only=True)
 class External(Loss):
-    """Any callable of prediction and target (smp, MONAI, kornia, your own), in float32, with a card of your words.
+    """Any callable of prediction and target (smp, MONAI, kornia, your own), in float32; you can fill in its card.
 
-    `takes` says whether it wants "logits" or "probabilities", `labels` what the target of a multiclass task is to be:
-    "shares" (b, k, *spatial), as MONAI and torch's cross_entropy take them, or "ids" (b, *spatial), as smp, kornia and
-    torch do. It is called image by image; with `image_by_image=false` once for the batch: one number per image (b, ...)
-    is used as it is, a single one counts for every image. `title`, `paper` and `formula` (LaTeX) go into the card; null
-    names the callable and its package. Of an image with pixels that are not valid it gets the others: as a smaller
-    image where they fill a rectangle (padding), else in one row (..., n, 1).
+    `takes` says whether it expects "logits" or "probabilities", `labels` which target it expects in a multiclass task:
+    "shares" (b, k, *spatial), as MONAI and torch's cross_entropy do, or "ids" (b, *spatial), as smp, kornia and torch
+    do. It is called once per image, or once per batch with `image_by_image=false`; it may then return values per image
+    (b, ...), which are averaged per image, or one value, which counts for every image. `title`, `paper` and `formula`
+    (LaTeX) go into the card; a null `title` names the callable and its package. Of an image with invalid pixels it gets
+    the valid ones: as a smaller image if they fill a rectangle (padding), else as one row (..., n, 1).
     """
 
     function: Callable[[Tensor, Tensor], Tensor] = limited(MISSING, "that can be called", callable)
@@ -62,7 +62,7 @@ class External(Loss):
     def value(self, x: Pixels) -> PerImage:
         prediction = x.p if self.takes == "probabilities" else x.z
         target = x.t.argmax(1) if self.labels == "ids" and x.task == "multiclass" else x.t
-        prediction, target = (v.clone().unflatten(-1, x.space) for v in (prediction, target))  # it may change them
+        prediction, target = (v.clone().unflatten(-1, x.space) for v in (prediction, target))  # it may modify them
         size = 1 if self.image_by_image else len(target)
         parts = zip(prediction.split(size), target.split(size), strict=True)
         if x.valid is None:
@@ -70,11 +70,11 @@ class External(Loss):
         require(self.image_by_image, self.name, "image_by_image=true where pixels are not valid", False)
         valid = x.spatial(x.valid)[:, 0]
         images = [[counted(v, where) for v in part] for part, where in zip(parts, valid, strict=True)]
-        # without a valid pixel 0, with a gradient: many functions make NaN of nothing
+        # 0, with a gradient, if there are no valid pixels: many functions return NaN for empty tensors
         return torch.cat([self._numbers(z, t) if t.numel() else 0 * z.sum().view(1) for z, t in images])
 
     def _numbers(self, prediction: Tensor, target: Tensor) -> PerImage:
-        """(b,), from one number per image or a single one."""
+        """Call the function and return (b,), from values per image or a single value."""
         loss = self.function(prediction, target)
         require(isinstance(loss, Tensor), self.name, "a tensor from its function", type(loss).__name__)
         if loss.ndim and len(loss) == len(target):
@@ -85,9 +85,9 @@ class External(Loss):
 
 
 def counted(x: Tensor, valid: Tensor) -> Tensor:
-    """The valid pixels of x (..., *spatial): a smaller image if they fill a box, else a row (..., n, 1)."""
+    """Return the valid pixels of x (..., *spatial): a smaller image if they fill a box, else a row (..., n, 1)."""
     sides = [valid.movedim(axis, 0).reshape(size, -1).any(1) for axis, size in enumerate(valid.shape)]
-    if valid.sum() < math.prod(side.sum() for side in sides):  # the box that they span has others too
+    if valid.sum() < math.prod(side.sum() for side in sides):  # their bounding box has invalid pixels
         return x[..., valid].unsqueeze(-1)
     for axis, side in enumerate(sides, -valid.ndim):
         x = x.index_select(axis, side.nonzero().squeeze(1))

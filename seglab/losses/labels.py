@@ -1,4 +1,4 @@
-"""Pixels as the class sees them that they are labeled with: what the formula of a pixel loss is written in."""
+"""Probabilities of pixels relative to their labels, in terms of which the formulas of pixel losses are written."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from seglab.losses.numerics import Sigmoid, once
 
 EXACT = 40.0
-"""From here on log(1 + e^x) is x in float64; torch's own limit of 20 is one of float32."""
+"""From this x on, log(1 + e^x) equals x in float64; torch's default threshold of 20 is meant for float32."""
 
 
 class Label:
-    """One of two classes, by the logit of the other one. `foreground()`: 0 for a background, else 1."""
+    """One of two classes, given by the logit of the other one. `foreground()` is 0 for the background, else 1."""
 
     def __init__(self, wrong_logit: Tensor, foreground: Callable[[], Tensor]) -> None:
         self.wrong_logit, self.foreground = wrong_logit, foreground
@@ -37,11 +37,11 @@ class Label:
 
     @once
     def nll_others(self) -> Tensor:
-        """The mean of -log p of the other classes: -log q where there is one other."""
+        """The mean of -log p over the other classes; -log q if there is only one."""
         return F.softplus(-self.wrong_logit, threshold=EXACT)
 
     def q_to(self, exponent: float) -> Tensor:
-        """q ** exponent, with a finite slope for any exponent."""
+        """Return q ** exponent, with a finite gradient for any exponent."""
         if exponent >= 1:
             return self.q**exponent
         return torch.exp(exponent * (self.wrong_logit - self.nll))  # log q, exact enough for a root

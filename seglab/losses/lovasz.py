@@ -1,4 +1,4 @@
-"""Lovász losses: the Jaccard index of the thresholded prediction, made convex by ranking the errors of each image."""
+"""Lovász losses: convex extensions of the Jaccard loss, computed by ranking the pixel errors of each image."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from seglab.losses.pixels import Pixels, SigmoidPixels
 
 @dataclass(frozen=True, kw_only=True)
 class Lovasz(PolicyMean):
-    """The Lovász extension of the Jaccard loss at the errors of the pixels."""
+    """The Lovász extension of the Jaccard loss, evaluated at the pixel errors."""
 
     @abstractmethod
     def errors(self, x: Pixels) -> Tensor:
-        """How wrong each pixel is for each class (b, k, n), of at least 0."""
+        """Compute the error of each pixel for each class (b, k, n), at least 0."""
 
     def each_class(self, x: Pixels) -> Tensor:
         errors, mask, size = self.errors(x), x.t > 0.5, x.size
         if self.empty == "complement":
-            absent = (size == 0).unsqueeze(-1)  # the complement has the same errors, and all valid pixels
+            absent = (size == 0).unsqueeze(-1)  # the complement has the same errors and contains all valid pixels
             mask, size = torch.where(absent, x.weight > 0, mask), torch.where(absent[..., 0], x.n, size)
         return x.total(errors * jaccard_growth(errors.detach(), mask, size.detach()))
 
 
 def ranked_growth(errors: Tensor, mask: Tensor, size: Tensor) -> Tensor:
-    """How much the Jaccard loss grows with each pixel, taken from the largest error down (b, k, n).
+    """Return how much each pixel (b, k, n) adds to the Jaccard loss if added in descending order of error.
 
-    Only errors above 0 are ranked on a CPU; a GPU, where to find them would wait, ranks all.
+    A CPU ranks only errors above 0; a GPU ranks all, because selecting the positive ones would synchronize.
     """
     growth = torch.zeros_like(errors, memory_format=torch.contiguous_format)  # so that its rows are views of it
     if errors.device.type != "cpu":
@@ -43,14 +43,14 @@ def ranked_growth(errors: Tensor, mask: Tensor, size: Tensor) -> Tensor:
     rows = zip(growth.flatten(0, 1), errors.flatten(0, 1), mask.flatten(0, 1), size.flatten(), strict=True)
     for out, error, m, total in rows:
         costly = (error > 0).nonzero().squeeze(-1)
-        bits = error[costly].view(whole)  # which rank like the positive floats they stand for, and sort 8 times as fast
-        costly = costly[bits.argsort(stable=True).flip(0)]  # to sort them descending takes 7 times as long
+        bits = error[costly].view(whole)  # the bits of positive floats rank like the floats and sort 8 times as fast
+        costly = costly[bits.argsort(stable=True).flip(0)]  # sorting in descending order takes 7 times as long
         out[costly] = increments(error[costly], m[costly], total)
     return growth
 
 
 jaccard_growth = torch.library.custom_op("seglab::jaccard_growth", ranked_growth, mutates_args=())
-"""The same as one operation, which compilers leave alone: how many errors there are to rank is not known before."""
+"""`ranked_growth` as one operator, which compilers do not trace into: how many errors it ranks depends on the data."""
 
 
 @jaccard_growth.register_fake
@@ -59,11 +59,11 @@ def _(errors: Tensor, mask: Tensor, size: Tensor) -> Tensor:
 
 
 def increments(error: Tensor, mask: Tensor, size: Tensor) -> Tensor:
-    """How much the Jaccard loss grows with each pixel, in descending order of error (..., n).
+    """Return how much each pixel adds to the Jaccard loss; pixels (..., n) are in descending order of error.
 
-    A pixel of the class raises it by 1/U, another one by I/(U(U-1)), I and U being intersection and union after it: as
-    differences of the index these would be rounding noise in large images. Among equal errors the mean of the class
-    first and the class last is taken, and equal pixels share alike, so that the gradient does not depend on how a sort
+    A pixel of the class adds 1/U, any other I/(U(U-1)), where I and U are intersection and union after it; differences
+    of the index would be rounding noise in large images. For equal errors the result is the mean of placing the class
+    first and placing it last, divided equally among equal pixels, so that the gradient does not depend on how the sort
     breaks ties.
     """
     here = torch.arange(error.shape[-1], device=error.device).expand(error.shape)
@@ -72,18 +72,18 @@ def increments(error: Tensor, mask: Tensor, size: Tensor) -> Tensor:
     first = torch.where(new, here, 0).cummax(-1).values
     last = torch.where(new.roll(-1, -1), here, error.shape[-1]).flip(-1).cummin(-1).values.flip(-1)
     found, t = mask.cumsum(-1), size.unsqueeze(-1)
-    # pixels of the class, and union, before the first of the equals and after the last
+    # pixels of the class, and union, before the first and after the last of equal errors
     i0, i1 = (found - mask.to(found.dtype)).gather(-1, first), found.gather(-1, last)
     u0, u1 = t + first - i0, t + last + 1 - i1
     own = 0.5 / u0.clamp(min=1) + 0.5 / u1.clamp(min=1)
-    other = (t - 0.5 * (i0 + i1)) / (u0.clamp(min=1) * u1.clamp(min=1))  # I (1/u0 - 1/u1) in u1 - u0 shares
-    empty = (u0 == 0) / u1.clamp(min=1)  # without the class the loss is the largest error, shared by its equals
+    other = (t - 0.5 * (i0 + i1)) / (u0.clamp(min=1) * u1.clamp(min=1))  # I (1/u0 - 1/u1) over u1 - u0 pixels
+    empty = (u0 == 0) / u1.clamp(min=1)  # without the class the loss is the largest error, shared by ties
     return torch.where(mask, own, torch.where(t > 0, other, empty)).to(error.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LovaszHinge(Lovasz):
-    """Lovász extension of the Jaccard loss at the hinge 1 - margin: pixels beyond the margin of 1 cost nothing."""
+    """Lovász extension of the Jaccard loss at the hinge 1 - margin: pixels with a margin above 1 cost nothing."""
 
     card = order_card(
         title="Lovász hinge",
@@ -102,7 +102,7 @@ class LovaszHinge(Lovasz):
 
 @dataclass(frozen=True, kw_only=True)
 class LovaszSigmoid(Lovasz):
-    """Lovász extension of the Jaccard loss at |t - p|: bounded errors, so that outliers do not rule."""
+    """Lovász extension of the Jaccard loss at |t - p|: errors are bounded, so that outliers do not dominate."""
 
     card = order_card(
         title="Lovász-sigmoid",
@@ -120,9 +120,9 @@ class LovaszSigmoid(Lovasz):
 
 @dataclass(frozen=True, kw_only=True)
 class LovaszSoftmax(LovaszSigmoid):
-    """Lovász extension of the Jaccard loss at |t - p| of each class, with the mean over the classes that an image has.
+    """Lovász extension of the Jaccard loss at |t - p| of each class, averaged over the classes present in the image.
 
-    As in the paper absent classes do not count (`empty="skip"`), the background does (`classes="all"`).
+    As in the paper, absent classes do not count (`empty="skip"`), but the background does (`classes="all"`).
     """
 
     task: Kind = one_of("multiclass")

@@ -1,4 +1,4 @@
-"""Arithmetic that is exact or finite where the plain one is not, and properties that are computed at most once."""
+"""Numerically stable arithmetic, and properties that are computed at most once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from seglab.contract import require
 
-TINY = 1e-30  # its inverse is a number in float32 too
+TINY = 1e-30  # its inverse is finite in float32 too
 
 
 def once(make: Callable[[Any], Any]) -> property:
-    """A property that is computed at most once (functools.cached_property takes a lock, which no compiler traces)."""
+    """Return a property that is computed at most once; compilers cannot trace the lock of functools.cached_property."""
     name = f"_{make.__name__}"
 
     def get(holder: Any) -> Any:
@@ -26,19 +26,19 @@ def once(make: Callable[[Any], Any]) -> property:
 
 
 def constants(like: Tensor, values: Iterable[float]) -> Tensor:
-    """Numbers (n,) of the type of another tensor, made on its device: a CUDA graph copies none from the host."""
+    """Return numbers (n,) with the dtype of `like`, created on its device: a CUDA graph cannot copy from the host."""
     return torch.stack([like.new_full((), value) for value in values])
 
 
 def spread(weight: float | Sequence[float], count: int, who: str = "losses") -> list[float]:
-    """The weights of so many classes: one for all, or one for each."""
+    """Return the weights of `count` classes, from one weight for all or one for each."""
     weights = list(weight) if isinstance(weight, Sequence) else [float(weight)] * count
     require(len(weights) == count, who, f"{count} weights, one for each class", len(weights))
     return weights
 
 
 class Confusion(NamedTuple):
-    """The soft confusion of each image and class (b, k): probability on and beside the class, in pixels."""
+    """The soft confusion matrix of each image and class (b, k): summed probability inside and outside it, in pixels."""
 
     tp: Tensor
     fp: Tensor
@@ -47,21 +47,21 @@ class Confusion(NamedTuple):
 
     @property
     def absent(self) -> Tensor:
-        """Where no pixel has the class."""
+        """True where no pixel has the class."""
         return self.tp + self.fn == 0
 
     def swapped(self) -> Confusion:
-        """The confusion of the complement of each class."""
+        """Return the confusion of the complement of each class."""
         return Confusion(self.tn, self.fn, self.fp, self.tp)
 
     def complemented(self, where: Tensor) -> Confusion:
-        """The same, swapped in some places."""
+        """Return this confusion, with that of the complement `where` it is True."""
         cells = torch.stack(self)
         return Confusion(*torch.where(where, cells.flip(0), cells).unbind())
 
 
 class Sigmoid(torch.autograd.Function):
-    """The sigmoid of z, or of -z, with a slope that is exact at both ends: torch's p (1 - p) is noise near p = 1."""
+    """The sigmoid of z or -z with a gradient that is exact at both ends: torch's p (1 - p) is noise near p = 1."""
 
     generate_vmap_rule = True
 
@@ -82,9 +82,9 @@ class Sigmoid(torch.autograd.Function):
 
 
 class WrongSums(torch.autograd.Function):
-    """Of logits z and hard labels t (b, k, n): the probability of the wrong class, summed over all pixels and over t.
+    """The probability of the wrong class, summed over all pixels and over t, for logits z and hard labels t (b, k, n).
 
-    One operation, as the time of a loss of overlap on a CPU is that of going over memory: nothing is kept but z and t.
+    One operation, because passes over memory take most of the time of an overlap loss on a CPU: only z and t are saved.
     """
 
     generate_vmap_rule = True
@@ -106,14 +106,14 @@ class WrongSums(torch.autograd.Function):
 
 
 class Parts:
-    """Parts of images, by the number of each pixel's part (b, 1, n), from 1, and how many there may be; then the whole.
+    """Parts of images, given by the part number of each pixel (b, 1, n), 1 to `count`; the last is the whole image.
 
-    Pixels of 0 belong to the whole alone, or to each part where they are `shared`. Neighbors, which mostly are of one
-    part, are added up apart: three times as fast on a CPU as one sum that waits for itself, and nearly as exact as
-    sums of pairs. sizes: how many pixels of `weight` 1 have each number (b, 1, 1 + count).
+    Pixels numbered 0 belong only to the whole image or, if `shared`, to every part. Neighboring pixels, mostly of the
+    same part, are added in different lanes: three times as fast on a CPU as one sum in which each addition waits for
+    the last, and nearly as exact as pairwise sums. sizes: number of pixels of `weight` 1 per number (b, 1, 1 + count).
     """
 
-    lanes = 256  # with 64 to 512 of them sums take a third of the time that they take with one
+    lanes = 256  # with 64 to 512 lanes sums take a third of the time that they take with one
 
     def __init__(self, number: Tensor, count: int, shared: bool, weight: Tensor) -> None:
         lane = torch.arange(number.shape[-1], device=number.device) % self.lanes
@@ -122,33 +122,33 @@ class Parts:
         self.sizes = self.sums(weight)
 
     def sums(self, x: Tensor) -> Tensor:
-        """The sums (b, k, 1 + count) of x (b, k, n) over the pixels of each number."""
+        """Sum x (b, k, n) over the pixels of each number: (b, k, 1 + count)."""
         zeros = x.new_zeros(*x.shape[:2], (self.count + 1) * self.lanes)
         return exact(zeros.scatter_add(2, self.index.expand_as(x), x).unflatten(2, (-1, self.lanes)).sum(-1))
 
     def totals(self, sums: Tensor) -> Tensor:
-        """The sums of each part and of the whole (b * (count + 1), k)."""
+        """Return the sums of each part and of the whole image (b * (count + 1), k)."""
         each = sums[..., 1:] + sums[..., :1] if self.shared else sums[..., 1:]
         return torch.cat([each, sums.sum(-1, keepdim=True)], -1).transpose(1, 2).flatten(0, 1)
 
 
 def exact(x: Tensor) -> Tensor:
-    """A few sums in float64 (MPS has none): the slope of error / total, 1/W - E/W^2, cancels to noise in float32."""
+    """Convert sums to float64 (not on MPS): in float32 the gradient of error / total, 1/W - E/W^2, cancels to noise."""
     return x if x.device.type == "mps" else x.double()
 
 
 def ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole with 0/0 = 0, finite in value and gradient however small the whole is."""
+    """Return part / whole with 0/0 = 0, finite in value and gradient however small the whole is."""
     return part / whole.clamp(min=TINY)
 
 
 def one_minus_exp(x: Tensor) -> Tensor:
-    """1 - exp(-x) for x of at least 0, with digits in the value where x is small, in the slope where it is large."""
+    """Return 1 - exp(-x) for x >= 0, with an accurate value for small x and an accurate gradient for large x."""
     return torch.where(x < 1, -torch.expm1(-x), 1 - torch.exp(-x))
 
 
 def power(x: Tensor, exponent: float) -> Tensor:
-    """x ** exponent for x of at least 0, with a finite slope at 0 for exponents under 1."""
+    """Return x ** exponent for x >= 0, with a finite gradient at 0 for exponents below 1."""
     if exponent >= 1:
         return x if exponent == 1 else x**exponent
-    return torch.where(x <= TINY, 0, x.clamp(min=TINY) ** exponent)  # clamped, as 0 times the slope at 0 is NaN
+    return torch.where(x <= TINY, 0, x.clamp(min=TINY) ** exponent)  # clamped, as 0 times the gradient at 0 is NaN

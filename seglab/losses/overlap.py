@@ -1,4 +1,4 @@
-"""Losses of overlap: functions of how much probability falls on a class and how much beside it, per image and class."""
+"""Overlap losses: functions of the probability inside and outside each class, summed per image."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from seglab.losses.pixels import Pixels
 
 
 def tversky(m: Confusion, fp_weight: float, fn_weight: float, smooth: float = 0.0) -> Tensor:
-    """1 - Tversky index as error over total: exact for one pixel in 4096x4096, where 1 - index is rounding noise."""
+    """Compute 1 - Tversky index as error / total: exact for 1 pixel in 4096x4096, where 1 - index is rounding noise."""
     error = fp_weight * m.fp + fn_weight * m.fn
     return ratio(error, m.tp + error + smooth)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegionLoss(PolicyMean):
-    """A function of a few sums over the pixels of each image; `smooth` (pixels) is added above and below the score."""
+    """A function of a few sums per image; `smooth` (in pixels) is added to numerator and denominator of the score."""
 
     smooth: float = within("[0, inf)", 0.0)
 
     @property
     def by_totals(self) -> bool:
-        return type(self).each_class is RegionLoss.each_class and self.empty != "skip"  # which looks at the whole batch
+        return type(self).each_class is RegionLoss.each_class and self.empty != "skip"  # skip depends on the batch
 
     def cells(self, x: Pixels) -> Confusion:
-        """What counts as true and false positives and negatives."""
+        """Return the true and false positives and negatives as this loss counts them."""
         return x.confusion
 
     def confusion(self, x: Pixels) -> Confusion:
-        """The cells that are scored: under "complement" those of the rest of the image where a class is absent."""
+        """Return the cells to score; with empty="complement" those of the complement where a class is absent."""
         m = self.cells(x)
         return m.complemented(m.absent) if self.empty == "complement" else m
 
-    def overlap(self, m: Confusion) -> Tensor:  # not abstract: some subclasses have an `each_class` of their own
-        """The loss of each image and class (b, k) from its confusion, in float64."""
+    def overlap(self, m: Confusion) -> Tensor:  # not abstract: some subclasses override `each_class` instead
+        """Compute the loss of each image and class (b, k) from its confusion, in float64."""
         raise NotImplementedError
 
     def each_class(self, x: Pixels) -> Tensor:
@@ -60,7 +60,7 @@ class Dice(RegionLoss):
     )
 
     def overlap(self, m: Confusion) -> Tensor:
-        return tversky(m, 0.5, 0.5, self.smooth / 2)  # the card's ratio, halved above and below
+        return tversky(m, 0.5, 0.5, self.smooth / 2)  # the card's ratio, both terms halved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class IoU(RegionLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class Tversky(RegionLoss):
-    """Overlap in which false positives and false negatives weigh differently (Dice at .5 and .5, IoU at 1 and 1)."""
+    """Overlap with separate weights for false positives and false negatives (Dice at .5 and .5, IoU at 1 and 1)."""
 
     fp_weight: float = within("(0, inf)", 0.3)
     fn_weight: float = within("(0, inf)", 0.7)
@@ -98,7 +98,7 @@ class Tversky(RegionLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class FocalTversky(Tversky):
-    """Tversky loss to a power: under 1, images nearly right keep a gradient; above 1, the bad ones dominate."""
+    """Tversky loss to a power: below 1, nearly correct images keep a gradient; above 1, poor images dominate."""
 
     exponent: float = within("(0, inf)", 0.75)
 
@@ -115,9 +115,9 @@ class FocalTversky(Tversky):
 
 @dataclass(frozen=True, kw_only=True)
 class AsymmetricFocalTversky(Tversky):
-    """The mean of a Tversky loss of the background and a focal one of the foreground, the rare class.
+    """The mean of the Tversky loss of the background and the focal Tversky loss of the foreground, the rare class.
 
-    The exponent of the foreground's loss is 1 - `gamma`; `fn_weight` weighs what each class misses of itself.
+    The exponent of the foreground's loss is 1 - `gamma`; `fn_weight` is the weight of the missed pixels of each class.
     """
 
     fp_weight: float = within("(0, inf)", 0.4)
@@ -155,7 +155,7 @@ class LogCoshDice(Dice):
 
 @dataclass(frozen=True, kw_only=True)
 class DicePlusPlus(Dice):
-    """Dice loss in which each error is taken to a power, so that unsure pixels cost little and are left unsure."""
+    """Dice loss with each error raised to a power, so that uncertain pixels cost little and remain uncertain."""
 
     exponent: float = within("[1, inf)", 2.0)
 
@@ -172,7 +172,7 @@ class DicePlusPlus(Dice):
 
 @dataclass(frozen=True, kw_only=True)
 class JML(Tversky):
-    """IoU loss made of minima instead of products, so that it is smallest at p = t for soft labels too."""
+    """IoU loss with min(p, t) in place of the product p t, so that its minimum is at p = t for soft labels too."""
 
     fp_weight: float = within("(0, inf)", 1.0)
     fn_weight: float = within("(0, inf)", 1.0)
@@ -187,16 +187,16 @@ class JML(Tversky):
 
     def cells(self, x: Pixels) -> Confusion:
         if x.hard:
-            return x.confusion  # the smaller of p and t is pt, and the sums need no error of each pixel
+            return x.confusion  # min(p, t) is p t, and the sums do not need the error of each pixel
         fp, fn = (x.total(e.clamp(min=0)) for e in (x.error, -x.error))
         return Confusion(x.size - fn, fp, fn, x.n - x.size - fp)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseRobustDice(RegionLoss):
-    """Dice loss with |p - t|^exponent as the error: from 2 (Dice of squares) down to 1 (robust to wrong labels).
-    From logits of 0 it loses an object that fills less than a tenth of the image (at 1.5): downhill lies that all is
-    foreground, which costs less than 1. Add cross-entropy (loss=sum), or begin with it (loss=switch).
+    """Dice loss with |p - t|^exponent as the error: 2 is squared Dice, and 1 is the most robust to wrong labels.
+    Starting from logits of 0, at 1.5 it loses an object that fills less than a tenth of the image: descent leads to
+    foreground everywhere, which costs less than 1. Add cross-entropy (loss=sum) or start with it (loss=switch).
     """
 
     exponent: float = within("[1, 2]", 1.5)
@@ -232,7 +232,7 @@ class SquaredDice(NoiseRobustDice):
 
 @dataclass(frozen=True, kw_only=True)
 class SensitivitySpecificity(ClassMean):
-    """The mean squared error on the foreground and on the background, weighed against each other."""
+    """A weighted mean of the mean squared errors on the foreground and on the background."""
 
     sensitivity_weight: float = within("[0, 1]", 0.05)
 
@@ -253,7 +253,7 @@ class SensitivitySpecificity(ClassMean):
 
 @dataclass(frozen=True, kw_only=True)
 class GeneralizedDice(RegionLoss):
-    """Dice over all classes together, the background too, each weighted by one over its squared size."""
+    """Dice over all classes together, including the background, each weighted by the inverse of its squared size."""
 
     classes: Literal["scored", "all"] = field(default="scored", init=False, repr=False)
     class_weights: ClassWeights = field(default=None, init=False, repr=False)
@@ -271,18 +271,18 @@ class GeneralizedDice(RegionLoss):
         m = x.all_classes  # (b, decisions, classes)
         size = (m.tp + m.fn).detach()
         smallest = torch.where(size > 0, size, torch.inf).amin(-1, keepdim=True)
-        w = torch.where(size > 0, (smallest / size.clamp(min=TINY)) ** 2, 0)  # at most 1, lest they overflow or vanish
+        w = torch.where(size > 0, (smallest / size.clamp(min=TINY)) ** 2, 0)  # at most 1: no overflow or underflow
         error = w * (m.fp + m.fn)
-        # of all classes one number, given to each for the mean over classes
+        # one value for all classes, repeated for the mean over classes
         return ratio(error.sum(-1), (2 * w * m.tp + error).sum(-1) + self.smooth).expand_as(x.size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneralizedWassersteinDice(GeneralizedDice):
-    """Dice of all classes together in which an error counts by how far the predicted classes are from the true one.
+    """Dice over all classes together, with errors weighted by the distance of the predicted class from the true one.
 
-    `distances`: rows of the distances from each class to all, the background first, divided by the largest; null: all
-    classes are equally far from each other, so that of one class it is the Dice loss.
+    `distances` is a matrix of distances between classes, the background first, which is divided by its largest entry.
+    With null, all classes are equally far apart, so that for a single class this is the Dice loss.
     """
 
     distances: Sequence[Sequence[float]] | None = limited(None, "as rows and columns of the classes, or null", square)
@@ -299,11 +299,11 @@ class GeneralizedWassersteinDice(GeneralizedDice):
 
     def with_task(self, task: Task) -> Self:
         bound = super().with_task(task)
-        self.matrix(len(task.classes) if task.kind == "multiclass" else 2)  # a wrong size is said before training
+        self.matrix(len(task.classes) if task.kind == "multiclass" else 2)  # raises for a wrong size, before training
         return bound
 
     def matrix(self, k: int) -> list[float]:
-        """The distances between so many classes row by row, the largest of them 1."""
+        """Return the distances between k classes row by row, scaled to a maximum of 1."""
         rows = self.distances or [[float(i != j) for j in range(k)] for i in range(k)]
         require(len(rows) == k, self.name, f"distances between {k} classes", len(rows))
         return [d / max(map(max, rows)) for row in rows for d in row]
@@ -311,16 +311,16 @@ class GeneralizedWassersteinDice(GeneralizedDice):
     def each_class(self, x: Pixels) -> Tensor:
         t, p, k = x.all_shares, x.all_probabilities, x.sizes.shape[-1]
         far = constants(p, self.matrix(k)).view(k, k, 1)
-        # (b, true class, predicted class, d); a gather of the matrix's rows takes three times as long
+        # (b, true class, predicted class, d); gathering the rows of the matrix takes three times as long
         pairs = torch.stack([x.total((t[:, c : c + 1] * p).flatten(1, 2)).unflatten(1, (k, -1)) for c in range(k)], 1)
-        error, right = (far * pairs).sum((1, 2)), ((1 - far) * pairs).sum(2)  # of all; of each true class
+        error, right = (far * pairs).sum((1, 2)), ((1 - far) * pairs).sum(2)  # in total; per true class
         right = right[:, 1:].sum(1) + right[:, 0] * ((x.sizes[..., 1:].sum(-1) == 0) & (self.empty == "complement"))
         return ratio(error, 2 * right + error + self.smooth).expand_as(x.size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MCC(RegionLoss):
-    """One minus Matthews' correlation coefficient between prediction and mask, which counts all four cells alike."""
+    """One minus the Matthews correlation coefficient of prediction and mask, which treats all four cells alike."""
 
     smooth: float = field(default=0.0, init=False, repr=False)
 
@@ -333,17 +333,17 @@ class MCC(RegionLoss):
     )
 
     def cells(self, x: Pixels) -> Confusion:
-        # each sum by itself: the few true positives of a wrong image are a factor here, and as T - fn rounding noise
+        # each cell is summed directly: tp is a factor here, and if it is small, T - fn would be rounding noise
         return Confusion(*(x.total(p * t) for p, t in ((x.p, x.t), (x.p, x.u), (x.q, x.t), (x.q, x.u))))
 
     def overlap(self, m: Confusion) -> Tensor:
         wrong = torch.stack([m.fp, m.fn])
-        whole = torch.stack([m.tp, m.tn]).unsqueeze(1) + wrong  # the root's factors: tp + fp, tp + fn; tn + fp, tn + fn
+        whole = torch.stack([m.tp, m.tn]).unsqueeze(1) + wrong  # root's factors: tp + fp, tp + fn; tn + fp, tn + fn
         a, b = ratio(wrong, whole).unbind(1)
         foreground, background = a + b - a * b  # 1 - (1 - a)(1 - b), exact where both are small
         if self.empty == "complement":
             background = torch.where(m.tn + m.fp == 0, 0, background)
         missing = foreground + background - foreground * background
         crossed = ratio(wrong, power(whole[0] * whole[1], 0.5))
-        # 1 - root(1 - missing), without the rounding of that difference
+        # 1 - root(1 - missing), without the rounding error of this difference
         return missing / (1 + power(1 - missing, 0.5)) + crossed[0] * crossed[1]

@@ -1,10 +1,10 @@
-"""What losses want to know of the pixels of a batch: logits, probabilities, labels and sums, each made at most once.
+"""The pixels of a batch as losses use them: logits, probabilities, labels and sums, each computed at most once.
 
-Two classes say what a task means: `SigmoidPixels` (binary and multilabel: each channel is a decision of its own between
+Two classes implement the tasks: `SigmoidPixels` (binary and multilabel: each channel is a separate decision between
 background and foreground) and `SoftmaxPixels` (multiclass: one decision among all classes). Everything is float32, or
-float64 for float64 logits. Pixels that are not valid have no label and logits of 0, so that no sum sees them.
+float64 for float64 logits. Invalid pixels have no label and logits of 0, so that they do not contribute to sums.
 
-Nothing that is kept refers to its `Pixels`: such a circle would hold the tensors of a step until Python looks for it.
+No cached value refers to its `Pixels`: a reference cycle would keep the tensors of a step until garbage collection.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from seglab.losses.numerics import Confusion, Parts, WrongSums, constants, exact
 Maps: TypeAlias = Mapping[str, Tensor]
 
 TOTALS = {"_n", "_size", "_confusion", "_sizes", "_all_classes"}
-"""What `Pixels` remembers of whole images."""
+"""The cached values of `Pixels` that are totals of whole images."""
 
 
 class Pixels(ABC):
-    """Logits `z` (b, k, n) and target of the n pixels of each image, and what is made of them.
+    """Logits `z` (b, k, n) and target of the n pixels of each image, and the values derived from them.
 
-    t: the share of each class in each pixel (b, k, n). p: its probability. q: 1 - p, exact where that difference is
-    not. decided: whether it is the prediction. false_positive, false_negative: what a pixel adds to those of a class.
-    sizes, all_classes: the number of pixels and confusion of all classes of each decision (b, d, classes), see `costs`;
-    all_logits, all_shares, all_probabilities: of each pixel (b, classes, d, n), a background without a logit having 0.
-    maps: further values of each pixel and class (b, k, n) by name. valid: (b, 1, n) bool, None where all pixels count.
-    hard: whether labels are 0 or 1, which dtype and shape say; to look would make a GPU wait.
+    t: the share of each class in each pixel (b, k, n). p: its probability. q: 1 - p, exact where the difference is not.
+    decided: whether the class is predicted. false_positive, false_negative: what each pixel adds to those of a class.
+    sizes, all_classes: pixel count and confusion of all classes of each decision (b, d, classes), see `costs`.
+    all_logits, all_shares, all_probabilities: per pixel (b, classes, d, n); a background without a logit has logit 0.
+    maps: further values of each pixel and class (b, k, n), by name. valid: (b, 1, n) bool, None if all are valid.
+    hard: whether labels are 0 or 1, inferred from dtype and shape, because reading them would synchronize with a GPU.
     """
 
     t: Tensor
@@ -54,74 +54,74 @@ class Pixels(ABC):
 
     parts: Parts | None = None
     background: ClassVar[int]
-    """How many channels, the first, are a background, which no mean over scored classes counts."""
+    """The number of leading channels that are background, which means over the scored classes leave out."""
 
     def __init__(self, task: Kind, logits: Logits, target: Target, valid: Valid | None, maps: Maps) -> None:
         self.task, self.space = task, logits.shape[2:]
         self.hard = target.shape != logits.shape if task == "multiclass" else not target.is_floating_point()
         self.valid = None if valid is None else valid.flatten(2)
-        z = logits if logits.dtype == torch.float64 else logits.float()  # the first act, whatever autocast says
+        z = logits if logits.dtype == torch.float64 else logits.float()  # cast first, even under autocast
         if target.dtype == torch.bool:
-            target = target.view(torch.uint8)  # which a CPU converts to floats seven times as fast
+            target = target.view(torch.uint8)  # a CPU converts uint8 to float seven times as fast
         self.z, self.target = self._cut(z.flatten(2)), self._cut(target.flatten(2))
         self.maps = {name: self._cut(m.flatten(2).to(self.z.dtype)) for name, m in maps.items()}
 
     def _cut(self, x: Tensor) -> Tensor:
-        """x with 0 where pixels are not valid; a product would keep NaN."""
+        """Return x with 0 at invalid pixels; a product would keep NaN."""
         return x if self.valid is None else x.masked_fill(~self.valid, 0)
 
     def masked(self, x: Tensor) -> Tensor:
-        """x, which is finite, with 0 where pixels are not valid."""
+        """Return x, which must be finite, with 0 at invalid pixels."""
         return x if self.valid is None else x * self.weight
 
     def spatial(self, x: Tensor) -> Tensor:
-        """(b, k, n) as (b, k, *spatial)."""
+        """Reshape (b, k, n) to (b, k, *spatial)."""
         return x.unflatten(2, self.space)
 
     def rebuilt(self, change: Callable[[Tensor], Tensor], valid: Tensor | None = None) -> Pixels:
-        """The pixels of what `change` makes of logits, target, `valid` and maps (b, c, *spatial)."""
+        """Return new pixels, with `change` applied to logits, target, `valid` and maps (b, c, *spatial)."""
         z, target, *maps = (change(self.spatial(v)) for v in (self.z, self.target, *self.maps.values()))
         valid = self.valid if valid is None else valid
         valid = None if valid is None else change(self.spatial(valid))
         return type(self)(self.task, z, target, valid, dict(zip(self.maps, maps, strict=True)))
 
     def pooled(self) -> Pixels:
-        """The whole batch as one image, the images below each other."""
+        """Return the whole batch as one image, in which the images lie below each other."""
         return self.rebuilt(lambda v: v.transpose(0, 1).flatten(1, 2).unsqueeze(0))
 
     def in_parts(self, parts: Parts) -> Pixels:
-        """The same pixels, whose totals (b * (count + 1), k) are those of each part of each image and of the image."""
+        """Return the same pixels with totals (b * (count + 1), k) of each part of each image and of the whole image."""
         x = copy(self)
         x.__dict__ = {name: v for name, v in vars(self).items() if name not in TOTALS} | {"parts": parts}
         return x
 
     def total(self, x: Tensor) -> Tensor:
-        """The sum over the pixels of each image (b, k) of x (b, k, n); of each part, see `in_parts`."""
+        """Sum x (b, k, n) over the pixels of each image (b, k), or of each part, see `in_parts`."""
         return exact(x.sum(-1)) if self.parts is None else self.parts.totals(self.parts.sums(x))
 
     @abstractmethod
     def costs(self, cost: Callable[[Label], Tensor], weights: Tensor | None = None) -> Tensor:
-        """What each pixel costs (b, d, n): the sum over the classes of weight, share of the class, and `cost`.
+        """Compute the cost of each pixel (b, d, n): the sum over the classes of weight times class share times `cost`.
 
-        d counts decisions: each channel of a binary or multilabel task, between background and foreground, or the one
-        of a multiclass task. weights: (b or 1, d or 1, classes of the decision), as `balance` makes them.
+        d is the number of decisions: one between background and foreground per channel of a binary or multilabel task,
+        one in total for a multiclass task. weights: (b or 1, d or 1, classes of the decision), as `balance` returns.
         """
 
     @abstractmethod
     def balance(self, background: float, foreground: float | Sequence[float]) -> Tensor:
-        """Weights (1, d, classes): of the background, and of all foreground classes or of each."""
+        """Return weights (1, d, classes), given that of the background and of all foreground classes or of each."""
 
     @once
     def n(self) -> Tensor:
-        """How many pixels of each image count (b, 1)."""
+        """The number of valid pixels of each image (b, 1)."""
         if self.parts is not None:
             return self.parts.totals(self.parts.sizes)
-        all_count = exact(torch.zeros_like(self.z[:, :1, 0])) + self.z.shape[-1]  # float32 counts to 2^24
+        all_count = exact(torch.zeros_like(self.z[:, :1, 0])) + self.z.shape[-1]  # float32 counts only to 2^24
         return all_count if self.valid is None else exact(self.valid.sum(-1))
 
     @once
     def weight(self) -> Tensor:
-        """1 for a pixel that counts, else 0: (b, 1, n)."""
+        """1 for valid pixels, else 0: (b, 1, n)."""
         return torch.ones_like(self.z[:, :1]) if self.valid is None else self.valid.to(self.z.dtype)
 
     @once
@@ -141,21 +141,21 @@ class Pixels(ABC):
 
     @once
     def size(self) -> Tensor:
-        """How many pixels each class has (b, k)."""
+        """The number of pixels of each class (b, k)."""
         return self.total(self.t)
 
     @once
     def confusion(self) -> Confusion:
-        """The soft confusion of each image and class (b, k), in pixels; of each part, see `in_parts`."""
+        """The soft confusion of each image and class (b, k), or of each part, see `in_parts`; in pixels."""
         fp, fn = self._wrong()
         return Confusion(self.size - fn, fp, fn, self.n - self.size - fp)
 
-    def _wrong(self) -> tuple[Tensor, Tensor]:  # a method: no compiler traces `super().confusion`
+    def _wrong(self) -> tuple[Tensor, Tensor]:  # a method: compilers cannot trace `super().confusion`
         return self.total(self.false_positive), self.total(self.false_negative)
 
 
 class SigmoidPixels(Pixels):
-    """Pixels of a binary or a multilabel task."""
+    """Pixels of a binary or multilabel task."""
 
     background = 0
 
@@ -169,18 +169,18 @@ class SigmoidPixels(Pixels):
 
     @once
     def wrong_logit(self) -> Tensor:
-        """The logit of the class that a pixel lacks, where labels are hard; 0, as z is, where it does not count."""
-        # written over one copy, without `t`: fresh memory is the largest cost on a CPU
+        """The logit of the class that a pixel does not have, for hard labels; 0, like z, at invalid pixels."""
+        # in place in one copy, without `t`: allocating memory is the largest cost on a CPU
         return self.z * self.target.to(self.z.dtype, copy=True).mul_(-2).add_(1)
 
     @once
     def labeled(self) -> Label:
-        """The pixels as their class sees them: for hard labels one exponential is enough, whichever the class."""
+        """The `Label` of each pixel's own class, for hard labels: one exponential is enough, whichever the class."""
         return Label(self.wrong_logit, partial(self.target.to, self.z.dtype))  # a lambda would refer to self
 
     @once
     def as_foreground(self) -> Label:
-        return Label(-self.z, partial(self.z.new_ones, ()))  # for `foreground()` one number is enough
+        return Label(-self.z, partial(self.z.new_ones, ()))  # one number is enough for `foreground()`
 
     @once
     def as_background(self) -> Label:
@@ -208,10 +208,10 @@ class SigmoidPixels(Pixels):
     def _wrong(self) -> tuple[Tensor, Tensor]:
         if not self.hard:
             return super()._wrong()
-        if self.parts is not None or "_squared_error" in vars(self):  # sums of parts; then `labeled.q` is at hand
+        if self.parts is not None or "_squared_error" in vars(self):  # for parts, or if `labeled.q` is cached
             wrong, fn = self.total(self.masked(self.labeled.q)), self.total(self.false_negative)
         else:
-            z = self.z if self.valid is None else self.z.masked_fill(~self.valid, -1e4)  # of probability and slope 0
+            z = self.z if self.valid is None else self.z.masked_fill(~self.valid, -1e4)  # probability and gradient 0
             wrong, fn = (exact(s) for s in WrongSums.apply(z, self.t))
         return wrong - fn, fn
 
@@ -224,13 +224,13 @@ class SigmoidPixels(Pixels):
     all_shares = property(lambda self: torch.stack([self.u, self.t], 1))
     all_probabilities = property(lambda self: torch.stack([self.q, self.p], 1))
 
-    # not kept: they are made faster than the memory for them is found
+    # not cached: computing them is faster than allocating memory for them
     false_positive = property(lambda self: (self.labeled.q if self.hard else self.p) * self.u)
     false_negative = property(lambda self: (self.labeled.q if self.hard else self.q) * self.t)
 
 
 class SoftmaxPixels(Pixels):
-    """Pixels of a multiclass task: ids (b, 1, n) where labels are hard, else shares (b, k, n)."""
+    """Pixels of a multiclass task: ids (b, 1, n) for hard labels, shares (b, k, n) for soft labels."""
 
     background = 1
 
@@ -239,14 +239,14 @@ class SoftmaxPixels(Pixels):
         return self.target.long()
 
     def _at_label(self, x: Tensor) -> Tensor:
-        """x (b, 1, n) in the channel of each pixel's class, 0 in the others."""
+        """Put x (b, 1, n) into the channel of each pixel's class and 0 into the others."""
         return self.z.new_zeros(()).expand_as(self.z).scatter(1, self.ids, x)  # expanded zeros take no memory
 
     @once
     def size(self) -> Tensor:
         if not self.hard or self.parts is not None:
             return self.total(self.t)
-        ids = self.ids if self.valid is None else self.ids.masked_fill(~self.valid, -1)  # of no class
+        ids = self.ids if self.valid is None else self.ids.masked_fill(~self.valid, -1)  # no class
         return exact(torch.stack([(ids == c).sum((1, 2)) for c in range(self.z.shape[1])], 1))
 
     @once
@@ -271,9 +271,9 @@ class SoftmaxPixels(Pixels):
     def decided(self) -> Tensor:
         return torch.zeros_like(self.z, dtype=torch.bool).scatter(1, self.z.argmax(1, keepdim=True), True)
 
-    @property  # not kept: it refers to its Pixels
+    @property  # not cached: it refers to its Pixels
     def labeled(self) -> SoftmaxLabel:
-        """The pixels as their class sees them; as each class sees them, for soft labels."""
+        """The `Label` of each pixel's own class for hard labels, of every class for soft labels."""
         if self.hard:
             return SoftmaxLabel(self, lambda x: x.gather(1, self.ids), lambda: (self.ids > 0).to(self.z.dtype))
         classes = torch.arange(self.z.shape[1], device=self.z.device).view(1, -1, 1)
@@ -300,17 +300,17 @@ class SoftmaxPixels(Pixels):
     def false_positive(self) -> Tensor:
         return self.masked(self.p.scatter(1, self.ids, 0)) if self.hard else self.p * self.u
 
-    # not kept: it is made faster than the memory for it is found
+    # not cached: computing it is faster than allocating memory for it
     false_negative = property(lambda self: self._at_label(self.q_of_label) if self.hard else self.q * self.t)
 
     @once
     def q_of_label(self) -> Tensor:
-        """The probability of all classes but the pixel's own (b, 1, n)."""
+        """The probability of all classes except the pixel's own (b, 1, n)."""
         return self.false_positive.sum(1, keepdim=True)
 
 
 class SoftmaxLabel(Label):
-    """One of many classes; `pick` takes its channel (b, 1, n) from (b, k, n), or leaves all k."""
+    """One of many classes; `pick` selects its channel (b, 1, n) from (b, k, n), or keeps all k."""
 
     def __init__(self, x: SoftmaxPixels, pick: Callable[[Tensor], Tensor], foreground: Callable[[], Tensor]) -> None:
         self.x, self.pick, self.foreground = x, pick, foreground
@@ -329,12 +329,12 @@ class SoftmaxLabel(Label):
 
     @once
     def nll_others(self) -> Tensor:
-        return -(self.x.log_p.sum(1, keepdim=True) + self.nll) / (self.x.z.shape[1] - 1)  # of all less the own
+        return -(self.x.log_p.sum(1, keepdim=True) + self.nll) / (self.x.z.shape[1] - 1)  # all minus its own
 
     def q_to(self, exponent: float) -> Tensor:
         return power(self.q, exponent)
 
 
 def pixels_of(task: Kind, logits: Logits, target: Target, valid: Valid | None, maps: Maps) -> Pixels:
-    """The pixels of a batch as the task reads them."""
+    """Return the pixels of a batch for a task."""
     return (SoftmaxPixels if task == "multiclass" else SigmoidPixels)(task, logits, target, valid, maps)

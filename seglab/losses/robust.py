@@ -1,4 +1,4 @@
-"""Losses that wrong labels pull less than they pull cross-entropy."""
+"""Losses that are less sensitive to wrong labels than cross-entropy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from seglab.losses.pixels import Pixels
 
 @dataclass(frozen=True, kw_only=True)
 class GeneralizedCE(PixelLoss):
-    """Between cross-entropy (`exponent` towards 0) and the absolute error (1), whose gradient is bounded."""
+    """An interpolation of cross-entropy (`exponent` near 0) and the absolute error (1), whose gradient is bounded."""
 
     exponent: float = within("(0, 1]", 0.7)
 
@@ -33,7 +33,7 @@ class GeneralizedCE(PixelLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class SymmetricCE(PixelLoss):
-    """Cross-entropy and its reverse, in which label and prediction change places and log 0 is `log_zero`."""
+    """Cross-entropy plus reverse cross-entropy, in which label and prediction are swapped and log 0 is `log_zero`."""
 
     ce_weight: float = within("[0, inf)", 0.1)
     reverse_weight: float = within("[0, inf)", 1.0)
@@ -52,9 +52,9 @@ class SymmetricCE(PixelLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class TLoss(ClassMean):
-    """Student-t negative log-likelihood of an image's errors together: an image far off counts by its logarithm alone.
+    """Student-t negative log-likelihood of all errors of an image jointly, which grows only with their logarithm.
 
-    `nu`, the degrees of freedom, is fixed: the smaller, the less the worst images pull.
+    `nu`, the degrees of freedom, is fixed; the smaller it is, the less influence the worst images have.
     """
 
     nu: float = within("(0, inf)", 1.0)
@@ -75,10 +75,10 @@ class TLoss(ClassMean):
 
 @dataclass(frozen=True, kw_only=True)
 class BiTempered(BCE):
-    """Cross-entropy with a bounded logarithm (`t1` under 1) and probabilities with heavy tails (`t2` above 1).
+    """Cross-entropy with a bounded logarithm (`t1` below 1) and probabilities with heavy tails (`t2` above 1).
 
-    Wrong labels far from the boundary cost little because of `t1`, those near it because of `t2`; both 1 is
-    cross-entropy. The probabilities are this loss's own: at p = t a sigmoid of the logits is not.
+    `t1` limits the cost of wrong labels far from the decision boundary, `t2` of those near it; as both approach
+    1, it becomes cross-entropy. The loss has its own probabilities p: where p = t, the sigmoid of the logits is not t.
     """
 
     t1: float = within("[0, 1)", 0.8)
@@ -97,15 +97,15 @@ class BiTempered(BCE):
         nll, one, two = TemperedNLL.apply(x.all_logits, self.t2), 1 - self.t1, 2 - self.t1
         weights = self.balance(x)
         own = x.all_shares if weights is None else x.all_shares * weights.movedim(-1, 1).unsqueeze(-1)
-        others = own.sum(1, keepdim=True) - own  # so that no sum of powers close to 1 is subtracted from 1
+        others = own.sum(1, keepdim=True) - own  # avoids subtracting a sum of powers close to 1 from 1
         tails = (others * torch.exp(-two * nll)).sum(1) / two
-        if x.hard:  # one class of each pixel is its own
+        if x.hard:  # each pixel has only one class
             nll, own = (x.all_shares * nll).sum(1, keepdim=True), own.sum(1, keepdim=True)
         return (own * (one_minus_exp(one * nll) / one - one_minus_exp(two * nll) / two)).sum(1) + tails
 
 
 class TemperedNLL(torch.autograd.Function):
-    """-log of the tempered softmax of logits (b, k, ...), exact where one class has nearly all of it."""
+    """-log of the tempered softmax of logits (b, k, ...), exact where one class has nearly all the probability."""
 
     generate_vmap_rule = True
 
@@ -115,10 +115,10 @@ class TemperedNLL(torch.autograd.Function):
         two = z.shape[1] == 2  # with argmax the loss takes more than twice as long
         others = z.amin(1, keepdim=True) if two else z.scatter(1, z.argmax(1, keepdim=True), -torch.inf)
         shift = torch.zeros_like(z[:, :1])
-        for _ in range(3 if t <= 1.2 else 6):  # of Newton on sum ** (1 - t), nearly straight: 2e-8 for 150 classes
+        for _ in range(3 if t <= 1.2 else 6):  # Newton on sum ** (1 - t), nearly linear: error 2e-8 for 150 classes
             x, largest = 1 + (t - 1) * (shift - others), 1 + (t - 1) * shift
-            p, over = x ** (1 / (1 - t)), torch.expm1(torch.log1p((t - 1) * shift) / (1 - t))  # the largest p less 1
-            excess = p.sum(1, keepdim=True) + over  # of the sum of all over 1
+            p, over = x ** (1 / (1 - t)), torch.expm1(torch.log1p((t - 1) * shift) / (1 - t))  # the largest p minus 1
+            excess = p.sum(1, keepdim=True) + over  # of the sum of all p over 1
             slope = (p / x).sum(1, keepdim=True) + (1 + over) / largest
             shift = shift + (1 + excess) * torch.expm1((t - 1) * torch.log1p(excess)) / ((t - 1) * slope)
         return torch.log1p((t - 1) * (shift - z)) / (t - 1)
@@ -132,12 +132,12 @@ class TemperedNLL(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (nll,) = ctx.saved_tensors
         pull, escort = grad * torch.exp((1 - ctx.t) * nll), torch.exp(-ctx.t * nll)
-        escort = escort / escort.sum(1, keepdim=True)  # the slope of lambda
+        escort = escort / escort.sum(1, keepdim=True)  # the gradient of lambda
         return escort * sum_of_others(pull, nll) - pull * sum_of_others(escort, nll), None
 
 
 def sum_of_others(x: Tensor, cost: Tensor) -> Tensor:
-    """The sum over the classes (b, k, ...) but each; of that of least cost not as a difference, which would round."""
+    """Sum x (b, k, ...) over all other classes; for the class of least cost without a difference, which would round."""
     if x.shape[1] == 2:
         return x.flip(1)
     top = cost.argmin(1, keepdim=True)

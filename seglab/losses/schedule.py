@@ -1,4 +1,4 @@
-"""Two losses one after the other: the second takes over at an epoch, or when the first no longer helps."""
+"""A switch between two losses: at a given epoch, or when the monitored value stops improving."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from seglab.losses.pixels import Pixels
 
 @dataclass(frozen=True, kw_only=True)
 class Switch(Nested):
-    """One loss first, another once the monitored value stops improving; called by itself it is its first loss.
+    """One loss until the monitored value stops improving, then another; called directly, it is the first loss.
 
-    The second takes over after `patience` validations in a row that brought no better value, or, where `at` is given,
-    after the first `at` epochs whatever the values were. It never goes back.
+    The second loss takes over after `patience` consecutive validations without a better value or, if `at` is given,
+    after `at` epochs whatever the values are. It never switches back.
     """
 
     first: Loss
@@ -52,7 +52,7 @@ class Switch(Nested):
 
     def at_epoch(self, history: Sequence[float | None]) -> tuple[Loss, list[int]]:
         switch = self._switch(history)
-        # of the first loss the switches count that came before its last epoch
+        # the switches inside the first loss count only up to its last epoch
         first, before = self.first.at_epoch(history if switch is None else history[: switch - 1])
         if switch is None:
             return first, before
@@ -60,7 +60,7 @@ class Switch(Nested):
         return loss, [*before, switch, *(switch + epoch for epoch in later)]
 
     def _switch(self, history: Sequence[float | None]) -> int | None:
-        """The first epoch of the second loss, None if it is still to come."""
+        """Return the first epoch of the second loss, or None if it is still to come."""
         if self.at is not None:
             return self.at if len(history) >= self.at else None
         best, since = float("-inf"), 0
