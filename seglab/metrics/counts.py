@@ -1,4 +1,4 @@
-"""One pass over the logits counts each image; every overlap score is arithmetic on those few numbers.
+"""Pixel counts per image from one pass over the logits; every overlap score is computed from these few numbers.
 
 Histograms of probabilities hold the counts at every threshold, and the calibration, in constant memory.
 """
@@ -13,17 +13,17 @@ from torch import Tensor
 from seglab.contract import Kind, Logits, PerImage, Target, require
 
 FIXED = 2**22
-"""Sums of fractions are kept as integers in this unit, so that neither the order of the batches nor the number of
-processes changes a digit of them, and no process needs float64. A float32 in [0, 1] keeps 22 of its 24 bits."""
+"""Sums of fractions are kept as integer multiples of 1 / FIXED, so that they do not depend on the order of batches or
+the number of processes, and do not need float64. A float32 in [0, 1] keeps 22 of its 24 bits."""
 
 BINS = 256  # of probabilities; an even number, so that 0.5 is an edge
 
 EMPTY = ("correct", "skip")
-"""What an image without true foreground scores: 1 if nothing is predicted in it and 0 otherwise, or nothing at all."""
+"""Policy for an image without true foreground: score 1 if nothing is predicted in it and 0 otherwise, or skip it."""
 
 
 class Counts(NamedTuple):
-    """The pixels of each image and class by truth and prediction, and the summed probability of what is true."""
+    """The pixel counts of each image and class by truth and prediction, and the summed probability of the truth."""
 
     tp: Tensor
     fp: Tensor
@@ -34,10 +34,10 @@ class Counts(NamedTuple):
 
 
 class Decisions(NamedTuple):
-    """What is predicted and what is true of each image and class, the classes of an image together: (b*k, rows, n).
+    """Prediction and truth of each image and class, (b*k, rows, n), with the classes of an image side by side.
 
-    A pixel that does not count is neither predicted nor true and has probability 0; `invalid` (b*k,) says how many
-    there are, to be subtracted. `values` are the logits, None where classes exclude each other.
+    An invalid pixel is neither predicted nor true and has probability 0; `invalid` (b*k,) is the number of invalid
+    pixels, to be subtracted. `values` are the logits, None for mutually exclusive classes.
     """
 
     predicted: Tensor
@@ -55,12 +55,12 @@ def decide(
     valid: Tensor | None = None,
     kind: Kind = "binary",
 ) -> Decisions:
-    """Decide for each pixel: by the threshold(s) of the probability, or for the likeliest class of a multiclass task.
+    """Decide for each pixel by thresholds on the probability, or for the most probable class of a multiclass task.
 
-    Binary and multilabel: a class is predicted where sigmoid(logit) >= threshold, and true where target >= 0.5.
-    A logit that is NaN counts as background. Multiclass: target holds class numbers (b, 1, *spatial); NaN counts as the
-    largest logit. Pixels that are false in `valid` (b, 1, *spatial) do not count. Raises ContractError for shapes that
-    do not fit.
+    Binary and multilabel: a class is predicted where sigmoid(logit) >= threshold, and true where target >= 0.5. A NaN
+    logit counts as background. Multiclass: the target holds class ids (b, 1, *spatial), and a NaN logit counts as the
+    largest. Pixels that are False in `valid` (b, 1, *spatial) are ignored. Raises ContractError if shapes do not match
+    or if a threshold is not between 0 and 1.
     """
     one = (len(logits), 1, *logits.shape[2:])
     fit = logits.dim() > 2 and target.shape == (one if kind == "multiclass" else logits.shape)
@@ -79,7 +79,7 @@ def decide(
         counted = True if valid is None else valid
         probability = values.softmax(1).nan_to_num(0) * counted
         return Decisions(by_class(predicted & counted), by_class(truth & counted), by_class(probability), None, invalid)
-    if valid is not None:  # such pixels become certain background
+    if valid is not None:  # invalid pixels become certain background
         values, target = values.masked_fill(~valid, -math.inf), target.masked_fill(~valid, 0)
     truth = by_class(target >= 0.5 if target.is_floating_point() else target.bool())
     values = by_class(values)
@@ -90,7 +90,7 @@ def decide(
 
 
 def by_class(x: Tensor) -> Tensor:
-    """Bring (b, k, *spatial) to (b*k, rows, n)."""
+    """Reshape (b, k, *spatial) to (b*k, rows, n)."""
     return x.reshape(x.shape[0] * x.shape[1], -1, x.shape[-1])
 
 
@@ -100,7 +100,7 @@ def counts(logits: Logits, target: Target, threshold: float = 0.5, valid: Tensor
 
 
 def scores(counts: Counts, empty: str = "correct") -> dict[str, PerImage]:
-    """Turn counts into the scores of each image and class: IoU, Dice, F2, rates and confidences, each in [0, 1].
+    """Compute the scores of each image and class from counts: IoU, Dice, F2, rates and confidences, each in [0, 1].
 
     A rate without a denominator (precision where nothing is predicted, recall and foreground confidence where nothing
     is true, specificity and background confidence where everything is) is NaN. IoU, Dice and F2 of an image without
@@ -131,18 +131,18 @@ def scores(counts: Counts, empty: str = "correct") -> dict[str, PerImage]:
 def count(found: Decisions) -> Counts:
     """Count decisions and sum probabilities, each (b*k,), without copying a value to the host.
 
-    The counts are exact int64; `foreground_sum` adds the probability over what is true, `background_sum` one minus it
-    over the rest (float32, or float64 for such logits).
+    The counts are exact int64. `foreground_sum` is the sum of the probability over the true pixels, `background_sum`
+    the sum of one minus the probability over the rest (float32, or float64 for float64 logits).
     """
     truth, probability, invalid = found.truth, found.probability, found.invalid
-    # by way of bytes: on a CPU the direct conversion of booleans takes six times as long
+    # via bytes: on a CPU the direct conversion of booleans takes six times as long
     foreground, predicted = (x.byte().to(probability.dtype) for x in (truth, found.predicted))
     size = truth.shape[1] * truth.shape[2]
-    # exactly: a row in floats, of less than 2^24 pixels, which needs no copy to int64, then the rows
+    # exact: each row in floats (fewer than 2^24 pixels; needs no copy to int64), then the sum of the rows in int64
     p, t, tp = (x.sum(-1).long().sum(-1) for x in (predicted, foreground, predicted * foreground))
     right = foreground.mul_(probability)
     confident = right.sum(-1).sum(-1)
-    # pixel by pixel: the difference of two large sums has no digits left where there is little background
+    # pixel by pixel: if there is little background, the difference of two large sums has no digits left
     doubtful = torch.sub(probability, right, out=right).sum(-1).sum(-1)
     certain = (size - t - invalid - doubtful).clamp(min=0)
     return Counts(tp, p - tp, t - tp, size - p - t + tp - invalid, confident, certain)
@@ -150,7 +150,7 @@ def count(found: Decisions) -> Counts:
 
 @torch.no_grad()
 def confusion(logits: Logits, target: Target, valid: Tensor | None = None) -> Tensor:
-    """Count each image's pixels by true (rows) and predicted class, of classes that exclude each other: (b, k, k)."""
+    """Count the pixels of each image by true class (rows) and predicted class, for a multiclass task: (b, k, k)."""
     b, k = logits.shape[:2]
     cell = target[:, 0].long() * k + logits.argmax(1)
     cell = cell + torch.arange(b, device=cell.device).view(-1, *[1] * (cell.dim() - 1)) * k * k
@@ -158,37 +158,37 @@ def confusion(logits: Logits, target: Target, valid: Tensor | None = None) -> Te
 
 
 def logit(threshold: float) -> float:
-    """The logit of a probability threshold: comparing logits needs no sigmoid and loses no digit."""
+    """Return the logit of a probability threshold: comparing logits needs no sigmoid and loses no precision."""
     require(0 < threshold < 1, "metrics: threshold", "a number between 0 and 1, both excluded", threshold)
     return math.log(threshold / (1 - threshold))
 
 
 def shape(tensor: Tensor) -> str:
-    """Write a shape the way users do, as 4x1x256x256."""
+    """Format a shape for messages, such as 4x1x256x256."""
     return "x".join(map(str, tensor.shape))
 
 
 @torch.no_grad()
 def histogram(found: Decisions) -> Tensor:
-    """Count pixels by truth and probability, of each image and class: (b*k, 2, BINS) int64, row 1 what is true.
+    """Count pixels by truth and probability for each image and class: (b*k, 2, BINS) int64, true pixels in row 1.
 
-    Bin k holds the probabilities in [k / BINS, (k + 1) / BINS). 0.5 is exactly a bin's edge: the upper half of the
-    bins holds the pixels with logit >= 0, just as `decide` predicts them; a NaN lies in the lowest bin. Pixels that do
-    not count are left out. Waits once for the device.
+    Bin k holds the probabilities in [k / BINS, (k + 1) / BINS). 0.5 is exactly a bin edge: the upper half of the bins
+    holds the pixels with logit >= 0, as `decide` predicts them. NaN falls in the lowest bin. Invalid pixels are left
+    out. Synchronizes with the device once.
     """
     if found.values is None:
         level = found.probability * BINS
     else:
-        # A float32 sigmoid rounds up to 0.5 for logits above -1e-7; negative ones belong below the edge, -0.0 does not.
+        # A float32 sigmoid rounds up to 0.5 for logits above -1e-7: negative logits belong below the edge, but not -0.0
         level = found.values.abs().clamp_(min=1e-6).copysign_(found.values + 0.0).sigmoid_().mul_(BINS)
-    level = level.clamp_(max=BINS - 1).nan_to_num_(0).int()  # NaN is no index; int64 takes four times as long
+    level = level.clamp_(max=BINS - 1).nan_to_num_(0).int()  # NaN is not an index; int64 takes four times as long
     rows = len(found.truth)
     row = torch.arange(0, 2 * rows, 2, device=level.device, dtype=torch.int32)[:, None, None] + found.truth
     table = (row * BINS + level).flatten().bincount(minlength=2 * rows * BINS).view(-1, 2, BINS)
-    table[:, 0, 0] -= found.invalid  # which are not true, with a probability of 0
+    table[:, 0, 0] -= found.invalid  # counted as not true, with probability 0
     return table
 
 
 def to_fixed(fractions: Tensor) -> Tensor:
-    """Round to the integers in which sums are kept; NaN adds nothing."""
+    """Round fractions to integer multiples of 1 / FIXED; NaN becomes 0."""
     return (fractions * FIXED).nan_to_num_(0).round_().long()

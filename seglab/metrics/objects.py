@@ -1,6 +1,6 @@
-"""Scores of shapes: connected components matched by their overlap, and distances of surfaces.
+"""Scores of shapes: connected components matched by their overlap, and surface distances.
 
-That of objects is the score of the Airbus Ship Detection challenge (Kaggle 2018): F2, averaged over ten IoU thresholds,
+The object score is that of the Airbus Ship Detection challenge (Kaggle 2018): F2, averaged over ten IoU thresholds
 and then over images.
 """
 
@@ -17,11 +17,11 @@ from seglab.distance_transform import distance_to_zero
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 THRESHOLDS = np.arange(50, 100, 5) / 100
-"""IoU 0.50, 0.55, ..., 0.95: an object is found where its IoU with a predicted one lies above."""
+"""IoU 0.50, 0.55, ..., 0.95: an object is found if its IoU with a predicted object is above the threshold."""
 
 
 def components(mask: NDArray, smallest: int = 1) -> NDArray:
-    """Number the 8-connected objects of a mask (h,w) from 1: int32; those of fewer pixels than `smallest` become 0."""
+    """Number the 8-connected objects of a mask (h,w) from 1 (int32); objects below `smallest` pixels become 0."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask, np.uint8), connectivity=8)
     keep = stats[:, cv2.CC_STAT_AREA] >= smallest
     keep[0] = False  # the background
@@ -30,20 +30,20 @@ def components(mask: NDArray, smallest: int = 1) -> NDArray:
 
 
 def object_scores(predicted: NDArray, true: NDArray) -> dict[str, float]:
-    """Match and score the objects of two maps of object numbers (h,w), 0 for none.
+    """Match and score the objects of two maps of object numbers (h,w), in which 0 is background.
 
-    Objects do not overlap within a map, so at IoU above one half none can be matched twice. `object_f2` is F2 =
-    5 tp / (4 true + predicted), averaged over the thresholds. `object_dice` averages the Dice score over the objects
-    (lesion-wise, as in BraTS 2023, not dilated): each true object is compared with all predicted ones that touch it
-    together; a predicted one that touches none scores 0. Both are 1 where nothing is true and nothing predicted.
+    Objects of one map do not overlap, so no object can be matched twice at an IoU above one half. `object_f2` is F2 =
+    5 tp / (4 true + predicted), averaged over the thresholds. `object_dice` is the mean Dice score of the objects
+    (lesion-wise, as in BraTS 2023, not dilated): each true object is compared with the union of all predicted objects
+    that overlap it; a predicted object that overlaps none scores 0. Both are 1 if there are no objects in either map.
     """
     require(predicted.shape == true.shape, "objects", "two maps of one (h,w)", f"{predicted.shape} and {true.shape}")
     p, t = int(predicted.max(initial=0)), int(true.max(initial=0))
     size_p, size_t = (np.bincount(x.reshape(-1), minlength=n + 1) for x, n in ((predicted, p), (true, t)))
-    # only pairs that overlap: a table of all would take gigabytes where noise is predicted among many objects
+    # only overlapping pairs: a table of all pairs would take gigabytes if noise is predicted among many objects
     both = (predicted > 0) & (true > 0)
     pair, inner = np.unique(predicted[both].astype(np.int64) * (t + 1) + true[both], return_counts=True)
-    i, j = np.divmod(pair, t + 1)  # their predicted and their true number
+    i, j = np.divmod(pair, t + 1)  # predicted and true number of each pair
     best = np.zeros(t + 1)
     np.maximum.at(best, j, inner / (size_p[i] + size_t[j] - inner))
     found = (best[:, None] > THRESHOLDS).sum(0)
@@ -56,7 +56,7 @@ def object_scores(predicted: NDArray, true: NDArray) -> dict[str, float]:
 
 
 class SurfaceScores(NamedTuple):
-    """How far two outlines lie apart: distances in pixels, and the normalized surface Dice."""
+    """Distances between two outlines in pixels, and their normalized surface Dice."""
 
     hd95: float
     asd: float
@@ -66,20 +66,20 @@ class SurfaceScores(NamedTuple):
 def surface_distances(pred_mask: NDArray, true_mask: NDArray, tolerance: float = 1.0) -> SurfaceScores:
     """Measure HD95, average symmetric surface distance and normalized surface Dice of two masks (h,w), in pixels.
 
-    An outline is the foreground pixels that touch background, or the image's border, by a side. HD95 is the larger of
+    An outline is the foreground pixels that share a side with background or the image border. HD95 is the larger of
     the two directed 95th percentiles of the distances from outline to outline, as in MONAI and Metrics Reloaded (Maier-
-    Hein et al. 2024; pooling both directions before the percentile, as others do, gives smaller values). ASD averages
-    both directions' distances together. Both are NaN where either mask is empty. NSD is the fraction of both outlines
-    that lies within `tolerance` of the other (Nikolov et al. 2021): 0 where one mask is empty, NaN where both are.
+    Hein et al. 2024; pooling both directions before the percentile, as others do, gives smaller values). ASD is the
+    mean over the distances of both directions. Both are NaN if either mask is empty. NSD is the fraction of both
+    outlines within `tolerance` of the other (Nikolov et al. 2021): 0 if one mask is empty, NaN if both are.
     """
     require(pred_mask.shape == true_mask.shape and pred_mask.ndim == 2, "surface_distances", "two masks of one (h,w)")
     masks = [np.ascontiguousarray(mask, dtype=bool).view(np.uint8) for mask in (pred_mask, true_mask)]  # for OpenCV
     seen = [bool(mask.any()) for mask in masks]
     if not all(seen):
         return SurfaceScores(math.nan, math.nan, 0.0 if any(seen) else math.nan)
-    left, top, width, height = cv2.boundingRect(masks[0] | masks[1])  # nothing outside can be nearest
+    left, top, width, height = cv2.boundingRect(masks[0] | masks[1])  # no pixel outside can be nearest
     pred, true = (outline(mask[top : top + height, left : left + width]) for mask in masks)
-    # of each pixel of one outline the distance to the nearest of the other
+    # distance from each pixel of one outline to the nearest pixel of the other
     directed = distance_to_zero((~true).view(np.uint8), pred), distance_to_zero((~pred).view(np.uint8), true)
     both = np.concatenate(directed)
     hd95 = max(float(np.percentile(d, 95)) for d in directed)
@@ -87,19 +87,19 @@ def surface_distances(pred_mask: NDArray, true_mask: NDArray, tolerance: float =
 
 
 def outline(mask: NDArray) -> NDArray:
-    """Mark the foreground pixels of a uint8 mask (h,w) that touch background or the border by a side."""
-    # a constant border: by default OpenCV takes what lies outside for foreground
+    """Mark the foreground pixels of a uint8 mask (h,w) that share a side with background or the image border."""
+    # constant border: by default OpenCV treats everything outside as foreground
     return (mask - cv2.erode(mask, CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0)).view(bool)
 
 
 def shape_scores(found: NDArray, true: NDArray, numbers: NDArray | None = None) -> dict[str, float]:
-    """Surface distances and object counts of a predicted and a true mask (h, w).
+    """Compute surface distances and object scores of a predicted and a true mask (h, w).
 
-    The true objects are those of the map `numbers` (h, w) that have a pixel in `true`, or whatever is connected.
+    The true objects are those of the map `numbers` (h, w) that have a pixel in `true`; without it, the components.
     """
     if numbers is None:
         objects = components(true)
-    else:  # numbered anew, without those that have no pixel, as every number up to the largest counts as an object
+    else:  # renumbered without gaps, because every number up to the largest counts as an object
         kept = np.where(true, numbers, 0)
         objects = np.searchsorted(np.unique(np.append(kept, 0)), kept)
     return surface_distances(found, true)._asdict() | object_scores(components(found), objects)

@@ -1,4 +1,4 @@
-"""Scores of a data set, per image and pooled over all pixels, as one torchmetrics Metric."""
+"""Scores of a data set, averaged over images and pooled over all pixels, as one torchmetrics Metric."""
 
 import torch
 from torch import Tensor
@@ -12,12 +12,12 @@ from seglab.metrics.counts import EMPTY, FIXED, Counts, count, decide, logit, sc
 class SegmentationMetrics(Metric):
     """Overlap, rates and confidence of a data set, from one pass over the logits of each batch.
 
-    `compute()` gives each score of `scores` as the mean over the images where it is defined and, with the suffix
-    `_pooled`, from the counts summed over all pixels; `image_accuracy` and `image_recall` judge whether an image holds
-    any foreground. Of several classes each score is the mean over the scored ones, and `iou/cup` is that of one. A mean
-    over no image at all is NaN, as is the pooled overlap of a class that is in none while others are.
+    `compute()` returns each score of `scores` as the mean over the images where it is defined and, with the suffix
+    `_pooled`, from the counts summed over all pixels; `image_accuracy` and `image_recall` score whether an image has
+    any foreground. With several classes each score is the mean over the scored classes; `iou/cup` is that of one class.
+    A mean over no images is NaN, as is the pooled overlap of a class that is in no image while other classes are.
 
-    All states are integers, so that several processes give the same digits as one.
+    All counts are integers, so that several processes give exactly the same scores as one.
     """
 
     full_state_update = False  # torchmetrics' forward() may add the states of batches instead of updating twice
@@ -28,7 +28,7 @@ class SegmentationMetrics(Metric):
     def __init__(self, threshold: float = 0.5, empty: str = "correct", task: Task | None = None) -> None:
         super().__init__()
         require(empty in EMPTY, "metrics: empty", " or ".join(EMPTY), empty)
-        logit(threshold)  # says what a threshold is
+        logit(threshold)  # raises if it is not a threshold
         self.threshold, self.empty, self.task = threshold, empty, task or Task()
         self.add_state("counted", [], dist_reduce_fx="cat")
         self.add_state("images", [], dist_reduce_fx="cat")
@@ -43,12 +43,12 @@ class SegmentationMetrics(Metric):
         measured: Tensor | None = None,
         losses: Tensor | None = None,
     ) -> None:
-        """Add a batch: logits and target as `decide` takes them, on any device; nothing waits for it.
+        """Add a batch: logits and target as in `decide`, on any device, without synchronizing.
 
-        `image` (b,) int64 numbers the image of which each is a tile: the counts of one image's tiles are added before
-        they are scored, whatever batch or process they came in. Without it each is an image by itself. `valid`
-        (b,1,*spatial) bool marks the pixels that count; without it all do. `measured` is what `measure` gave of them.
-        `losses` (b,) adds `loss` to the scores: the mean over the images, of an image over its tiles by valid pixels.
+        `image` (b,) int64 is the number of the image that each sample is a tile of: the counts of its tiles are added
+        before scoring, whatever batch or process they came in. Without it each sample is an image. `valid`
+        (b,1,*spatial) bool marks the valid pixels; without it all are valid. `measured` is the result of `measure`.
+        `losses` (b,) adds `loss` to the scores: the mean over images, each the mean of its tiles by valid pixels.
         """
         self.counted.append(self.measure(logits, target, valid) if measured is None else measured)
         if image is not None:
@@ -57,15 +57,15 @@ class SegmentationMetrics(Metric):
             self.losses.append(losses)
 
     def measure(self, logits: Logits, target: Target, valid: Tensor | None = None) -> Tensor:
-        """What is kept of a batch: counts (b,k,6) int64."""
+        """Return the counts to keep of a batch: (b,k,6) int64."""
         batch = count(decide(logits, target, self.threshold, valid, self.task.kind))
         rows = torch.cat([torch.stack(batch[:4]), to_fixed(torch.stack(batch[4:]))]).T
         return rows.unflatten(0, (-1, self.task.channels))
 
     def compute(self) -> dict[str, Tensor]:
-        """Give every score of the data set as a scalar tensor."""
+        """Return every score of the data set as a scalar tensor."""
         none = torch.zeros(0, self.task.channels, 6, dtype=torch.int64, device=self.device)
-        rows = dim_zero_cat(self.counted) if len(self.counted) else none  # len: several processes leave a tensor
+        rows = dim_zero_cat(self.counted) if len(self.counted) else none  # len: with several processes it is a tensor
         pixels, place = rows[:, 0, :4].sum(1), None
         if len(self.images):
             numbers, place = dim_zero_cat(self.images).unique(return_inverse=True)  # tiles may be in other processes
@@ -74,11 +74,11 @@ class SegmentationMetrics(Metric):
         of_images = scores(images, self.empty)
         table = torch.stack(list(of_images.values()))
         means = dict(zip(of_images, to_fixed(table).sum(1) / table.isfinite().sum(1) / FIXED, strict=True))
-        # A class that no pixel has would have 1 as long as nothing is found of it, and choose the checkpoint.
+        # A class without pixels would score 1 while none are predicted, and so decide which checkpoint is the best.
         some = bool((total.tp + total.fn)[list(self.task.scored)].any())
         pooled = scores(total, "skip" if some else self.empty)
         each = means | {f"{name}_pooled": value for name, value in pooled.items()}
-        true, found = images.tp + images.fn > 0, images.tp + images.fp > 0  # whether an image holds anything
+        true, found = images.tp + images.fn > 0, images.tp + images.fp > 0  # whether an image has any
         each["image_accuracy"] = (true == found).sum(0) / len(true)
         each["image_recall"] = (true & found).sum(0) / true.sum(0)
         result = {"loss": mean_loss(dim_zero_cat(self.losses), pixels, place)} if len(self.losses) else {}
@@ -89,11 +89,11 @@ class SegmentationMetrics(Metric):
 
 
 def mean_loss(losses: PerImage, pixels: Tensor, place: Tensor | None) -> Tensor:
-    """The mean over the images, of an image (its number is `place`) over its tiles by how many pixels of each count."""
-    means, weights = losses.cpu().double(), pixels.cpu().double()  # a GPU adds fractions in any order
+    """Return the mean over images; the loss of an image (number `place`) is the mean of its tiles by valid pixels."""
+    means, weights = losses.cpu().double(), pixels.cpu().double()  # a GPU adds fractions in varying order
     if place is not None:
         place = place.cpu()
-        weights = weights.where(place.bincount(weights)[place] > 0, 1)  # of an image of which no pixel counts
+        weights = weights.where(place.bincount(weights)[place] > 0, 1)  # for an image without valid pixels
         means = place.bincount(means * weights) / place.bincount(weights)
     return means.mean().to(losses)
 

@@ -1,4 +1,4 @@
-"""Any network of the user's or of another library as a model."""
+"""A wrapper that makes a model of any network, your own or another library's."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from seglab.contract import Image, Logits, require
 
 
 class External(nn.Module):
-    """Any module that takes images (b, c, h, w) and gives raw logits, one channel per class of the task.
+    """Any module that takes images (b, c, h, w) and returns raw logits, one channel per class of the task.
 
-    output: key or index of the logits where the module returns several things, such as "out" (torchvision) or "logits"
-    (transformers). Logits of a lower resolution are resized to the image's, bilinearly.
+    output: key or index of the logits if the module returns several things, such as "out" (torchvision) or "logits"
+    (transformers). Logits of another resolution are resized bilinearly to that of the image.
     """
 
     def __init__(self, module: nn.Module, output: str | int | None = None) -> None:
@@ -21,7 +21,7 @@ class External(nn.Module):
         self.module, self.output = module, output
 
     def forward(self, image: Image) -> Logits:
-        """Give each pixel of (b, c, h, w) its logits (b, classes, h, w)."""
+        """Return the logits (b, classes, h, w) of images (b, c, h, w)."""
         found: Any = self.module(image)
         if self.output is not None:
             try:

@@ -1,4 +1,4 @@
-"""The fully convolutional net of the mammography work, with every way of growing a map back to full size."""
+"""The fully convolutional network of the mammography work, with a choice of upsampling methods."""
 
 import math
 from itertools import pairwise
@@ -11,19 +11,19 @@ from seglab.models.parts import block, check_input, conv_norm_relu, initialise, 
 
 
 class FCN(nn.Module):
-    """A plain contracting path to 1/32 of the size, and a plain expanding path back, without skip connections.
+    """A plain contracting path to 1/32 of the size and an expanding path back, by default without skip connections.
 
-    Made for lesions in mammograms of 640x640 pixels, which it reduces to 20x20x512 (five poolings; a dilated
-    convolution stands where a sixth would) and grows back to 320x320x32 and 640x640. It descends from the fully
-    convolutional networks of Long, Shelhamer and Darrell, CVPR 2015. Takes (b, in_channels, h, w) with sides divisible
-    by 32, gives logits (b, out_channels, h, w).
+    Designed for lesions in mammograms of 640x640 pixels, which it reduces to 20x20x512 (five poolings; a dilated
+    convolution replaces a sixth) and expands to 320x320x32 and 640x640. It is based on the fully convolutional networks
+    of Long, Shelhamer and Darrell, CVPR 2015. Takes (b, in_channels, h, w) with sides divisible by 32, and returns
+    logits (b, out_channels, h, w).
 
-    base: channels at full size, doubled by each pooling (32 gives the 512). norm: batch, instance, group or none.
-    upsample: "mixed" is the published net: four times nearest-neighbor resizing and a 3x3 convolution, then a
-    transposed convolution of stride 2 and a last one of stride 1; "resize", "bilinear" and "transpose" take one kind
-    for every step. Transposed convolutions can leave checkerboards (Odena et al., Distill 2016). skips: add the
-    contracting path's features, bottlenecked by 1x1 convolutions, to those of the same size. prior: the foreground
-    probability of the untrained net; None leaves it to chance, near 0.5.
+    base: channels at full size, doubled by each of the first four poolings (32 gives 512). norm: batch, instance, group
+    or none. upsample: "mixed" is the published network: four times nearest-neighbor resizing and a 3x3 convolution,
+    then a transposed convolution of stride 2 and one of stride 1; "resize", "bilinear" and "transpose" use one kind for
+    all steps. Transposed convolutions can leave checkerboard artifacts (Odena et al., Distill 2016). skips: add the
+    features of the contracting path, reduced by 1x1 convolutions, to those of the same size. prior: the foreground
+    probability of the untrained network; None leaves it to chance, near 0.5.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class FCN(nn.Module):
         set_prior(self.last, prior)
 
     def forward(self, image: Image) -> Logits:
-        """Give each pixel of (b, in_channels, h, w) its logits (b, out_channels, h, w)."""
+        """Return the logits (b, out_channels, h, w) of images (b, in_channels, h, w)."""
         check_input(image, self.in_channels, 32, smallest=64)
         levels: list[Tensor] = []
         features = image
@@ -70,7 +70,7 @@ class FCN(nn.Module):
 
 
 def grow(inputs: int, outputs: int, norm: str, how: str) -> nn.Sequential:
-    """Make the step that doubles a map's size: a 4x4 transposed convolution, or a resize and a 3x3 convolution."""
+    """Build a layer that doubles the size of a map: a 4x4 transposed convolution, or resizing and a 3x3 convolution."""
     if how != "transpose":
         return nn.Sequential(resizing(how), conv_norm_relu(inputs, outputs, norm))
     conv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=norm == "none")

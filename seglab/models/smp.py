@@ -19,14 +19,14 @@ FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
 class Smp(nn.Module):
-    """A network of segmentation-models-pytorch (Iakubovskii 2019) by the names of its architecture and encoder.
+    """A network of segmentation-models-pytorch (Iakubovskii 2019), given the names of its architecture and encoder.
 
-    Takes (b, in_channels, h, w), gives logits (b, out_channels, h, w). `encoder_weights` is None, the name of weights
-    that the library downloads ("imagenet"), or a local file (.pt, .pth, .bin, .ckpt, .safetensors) that holds the
-    encoder, alone or inside a whole model; weights for color images serve any number of channels. `options` goes to
-    the library as it is, e.g. {decoder_attention_type: scse}. prior: the foreground probability of the untrained net;
-    None: as it is. deep_supervision: in training, give the logits of every scale of the decoder but the lowest, the
-    finest first; for arch unet and manet.
+    Takes (b, in_channels, h, w), returns logits (b, out_channels, h, w). `encoder_weights` is None, the name of weights
+    that the library downloads ("imagenet"), or a local file (.pt, .pth, .bin, .ckpt, .safetensors) with the encoder,
+    alone or inside a whole model; weights for color images are adapted to any number of channels. `options` is passed
+    to the library unchanged, e.g. {decoder_attention_type: scse}. prior: the foreground probability of the untrained
+    network; None leaves it unchanged. deep_supervision: in training, return the logits of all scales of the decoder
+    except the coarsest, the finest first; for arch unet and manet.
     """
 
     def __init__(
@@ -48,48 +48,48 @@ class Smp(nn.Module):
             self.net = create(arch, encoder_name, encoder_weights, in_channels, more, out_channels)
         else:
             state = read_weights(Path(encoder_weights), "model.encoder_weights")
-            self.net = create(arch, encoder_name, None, 3, more, out_channels)  # of 3 channels, which `fill` changes
+            self.net = create(arch, encoder_name, None, 3, more, out_channels)  # `fill` changes the 3 channels
             fill(self.net.encoder, state, in_channels, encoder_weights)
         convolutions = [m for m in self.net.segmentation_head.modules() if isinstance(m, nn.Conv2d)]
         set_prior(convolutions[-1], prior)
         self.step = self.net.encoder.output_stride if self.net.requires_divisible_input_shape else 1
         remedy = "take an encoder of patch 16, such as tu-vit_small_patch16_dinov3 with model.arch=dpt"
-        doubles = self.step.bit_count() == 1  # as the maps of the decoders do
+        doubles = self.step.bit_count() == 1  # the decoders double the size of their maps
         require(doubles, "model: encoder_name", "a stride of 8, 16 or 32", f"{encoder_name} with {self.step}", remedy)
         self.smallest = 128 if arch.lower() == "pan" else 32  # PAN halves its smallest map three times more
         self.grown: list[Tensor] = []
         known = not deep_supervision or arch.lower() in ("unet", "manet")
         require(known, "model: deep_supervision", "arch as unet or manet", arch)
-        decoder = more.get("decoder_channels", (256, 128, 64, 32, 16))  # the library's default, from the lowest up
-        widths = decoder[-2:0:-1] if deep_supervision else ()  # without the finest, the net's own, and the lowest
+        decoder = more.get("decoder_channels", (256, 128, 64, 32, 16))  # the library's default, the coarsest first
+        widths = decoder[-2:0:-1] if deep_supervision else ()  # without the finest (the main output) and the coarsest
         self.heads = scale_heads(widths, out_channels, prior)
         for block in self.net.decoder.blocks if deep_supervision else ():
             block.register_forward_hook(self.keep)
 
     def forward(self, image: Image) -> Logits | list[Logits]:
-        """Give each pixel of (b, in_channels, h, w) its logits (b, out_channels, h, w), or a list of those by scale."""
+        """Return the logits (b, out_channels, h, w) of images (b, in_channels, h, w), or a list of logits by scale."""
         check_input(image, self.in_channels, self.step, self.smallest)
         self.grown.clear()
         logits = self.net(image)
         coarse = coarse_logits(self.heads if self.training else (), self.grown)
-        self.grown.clear()  # a module that holds maps with a history cannot be copied
+        self.grown.clear()  # a module that holds tensors with a gradient history cannot be copied
         return [logits, *coarse] if coarse else logits
 
     def keep(self, block: nn.Module, inputs: Any, features: Tensor) -> None:
-        """Remember what a block gave; being a method, the hook of a copy of this module is the copy's own."""
+        """Store the output of a block; because the hook is a method, a copy of this module has its own hook."""
         self.grown.append(features)
 
 
 def create(arch: str, encoder: str, weights: str | None, in_channels: int, options: dict, classes: int) -> Any:
-    """Build the library's model; names it does not know and a hub that does not answer are one sentence each."""
+    """Build the library's model; raises ContractError for unknown names and for a hub that cannot be reached."""
     import segmentation_models_pytorch as smp
 
     require_known("arch", arch.lower(), list(smp.MODEL_ARCHITECTURES_MAPPING))
-    if not encoder.startswith("tu-"):  # those are timm's: too many to list, and they take options of their own
+    if not encoder.startswith("tu-"):  # "tu-" is timm: too many to list, with options of their own
         require_known("encoder_name", encoder, smp.encoders.get_encoder_names())
         for option in options:  # the library would ignore it silently
             require_known("options", option, list(signature(smp.MODEL_ARCHITECTURES_MAPPING[arch.lower()]).parameters))
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # writes six lines on its retries
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs six lines about retries
     try:
         return smp.create_model(arch, encoder, weights, in_channels, classes, **options)
     except OSError as error:
@@ -104,13 +104,13 @@ def create(arch: str, encoder: str, weights: str | None, in_channels: int, optio
 
 
 def require_known(option: str, name: str, names: list[str]) -> None:
-    """Refuse a name that the library does not have, with the nearest ones that it has."""
+    """Raise ContractError for a name that the library does not have, suggesting the nearest names that it has."""
     near = difflib.get_close_matches(name, names, n=5, cutoff=0.3) or names[:12]
     require(name in names, f"model: {option}", f"a name such as {', '.join(near)}", name)
 
 
 def fill(encoder: Any, state: dict[str, Tensor], in_channels: int, source: str) -> None:
-    """Load the encoder's weights out of `state`, wherever they lie in it, and fit the first layer to `in_channels`."""
+    """Load the encoder's weights from `state`, under any prefix, and adapt the first layer to `in_channels`."""
     # files of older versions of torch lack the counters of batch norms
     wanted = [name for name in encoder.state_dict() if not name.endswith("num_batches_tracked")]
     prefixes = {name.removesuffix(wanted[0]) for name in state if name.endswith(wanted[0])}  # blocks have a conv1 too
@@ -128,4 +128,4 @@ def fill(encoder: Any, state: dict[str, Tensor], in_channels: int, source: str) 
     except RuntimeError as error:
         require(False, f"model: {source}", expected, "other shapes", str(error).splitlines()[-1].strip())
     if first != in_channels:
-        encoder.set_in_channels(in_channels, pretrained=True)  # sums or repeats the weights of the colors
+        encoder.set_in_channels(in_channels, pretrained=True)  # sums or repeats the weights of the color channels

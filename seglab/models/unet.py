@@ -1,4 +1,4 @@
-"""The U-Net, with the paper's unpadded form beside the padded one that most of the field uses."""
+"""The U-Net, in the padded form that is common today and in the unpadded form of the paper."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from seglab.models.parts import block, check_input, coarse_logits, initialise, r
 
 
 class UNet(nn.Module):
-    """A contracting path, an expanding path, and the fine features of the first handed to the second.
+    """A contracting path, an expanding path, and skip connections from the first to the second.
 
-    Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015; the
-    paper's own net, dropout apart, is `base=64 norm=none padding=valid upsample=transpose`. Takes (b, in_channels, h,
-    w), gives logits (b, out_channels, h, w).
+    Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015. The
+    network of the paper, without dropout, is `base=64 norm=none padding=valid upsample=transpose`. Takes (b,
+    in_channels, h, w), returns logits (b, out_channels, h, w).
 
     base: channels of the first level, doubled at each of the `depth` levels below it. norm: batch, instance, group or
-    none after each 3x3 convolution. padding: "same" pads each convolution with zeros, for sizes divisible by 2^depth;
-    "valid" pads none, so that every output pixel sees real pixels only: the image is mirrored at its border once (572
-    in, 388 out in the paper), and any size larger than the mirrored context will do. upsample: "resize" (nearest) or
-    "bilinear" after a 1x1 convolution, or "transpose", the paper's 2x2 up-convolution, which leaves stripes early.
-    prior: the foreground probability of the untrained net; None leaves it to chance, near 0.5. deep_supervision: in
-    training, give the logits of every scale, the finest first, down to 2^(depth - 2) times smaller; of the decoder's
-    lowest scale none, as nnU-Net, which weighs it with 0.
+    none after each 3x3 convolution. padding: "same" pads each convolution with zeros and needs sizes divisible by
+    2^depth; "valid" does not pad convolutions, so that every output pixel sees only real pixels: the image is mirrored
+    once at its border (572 in, 388 out in the paper), and any size above the mirrored context works. upsample: "resize"
+    (nearest) or "bilinear" after a 1x1 convolution, or "transpose", the 2x2 up-convolution of the paper, which leaves
+    stripes early on. prior: the foreground probability of the untrained network; None leaves it to chance, near 0.5.
+    deep_supervision: in training, return the logits of all scales, the finest first, down to 2^(depth - 2) times
+    smaller; the coarsest scale of the decoder is left out, as in nnU-Net, where its weight is 0.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class UNet(nn.Module):
         fits = not deep_supervision or (depth > 2 and padding == "same")
         require(fits, "model: deep_supervision", "depth of at least 3 and padding=same", f"{depth} and {padding}")
         coarse = widths[1 : depth - 1] if deep_supervision else []
-        self.heads = scale_heads(coarse, out_channels, prior)  # drawn last: the other weights are as without them
+        self.heads = scale_heads(coarse, out_channels, prior)  # drawn last: the other weights are the same without them
 
     def forward(self, image: Image) -> Logits | list[Logits]:
-        """Give each pixel of (b, in_channels, h, w) its logits (b, out_channels, h, w), or a list of those by scale."""
+        """Return the logits (b, out_channels, h, w) of images (b, in_channels, h, w), or a list of logits by scale."""
         if self.padding == "same":
             check_input(image, self.in_channels, 2**self.depth, smallest=2 ** (self.depth + 1))
             scales = self.inner(image)
@@ -69,7 +69,7 @@ class UNet(nn.Module):
         height, width = image.shape[2:]
         top, bottom = self.context(height)
         left, right = self.context(width)
-        if bottom >= height or right >= width:  # reflection repeats no border pixel, so that it ends at size - 1
+        if bottom >= height or right >= width:  # reflection does not repeat the border pixel: at most size - 1
             least = next(size for size in count(1) if self.context(size)[1] < size)
             expected = f"a height and width of at least {least} around which to mirror context"
             require(False, "model", expected, f"{height}x{width}", f"set dataset.size={least} or model.padding=same")
@@ -77,7 +77,7 @@ class UNet(nn.Module):
         return crop(logits, height, width)
 
     def inner(self, image: Image) -> list[Logits]:
-        """Run the bare net, which with padding="valid" gives 12 * 2^depth - 8 pixels less than it takes."""
+        """Run the network on an image with its context: padding="valid" makes it 12 * 2^depth - 8 pixels smaller."""
         levels: list[Tensor] = []
         grown: list[Tensor] = []
         features = image
@@ -88,12 +88,12 @@ class UNet(nn.Module):
         features = self.down[-1](features)
         for grow, up, level in zip(self.grow, self.up, reversed(levels), strict=True):
             features = grow(features)
-            features = up(torch.cat([crop(level, *features.shape[2:]), features], dim=1))  # cut for padding="valid"
+            features = up(torch.cat([crop(level, *features.shape[2:]), features], dim=1))  # crops if padding="valid"
             grown.append(features)
         return [self.last(features), *coarse_logits(self.heads if self.training else (), grown)]
 
     def context(self, size: int) -> tuple[int, int]:
-        """Count the mirrored pixels before and after `size` ones in the smallest input whose output covers them."""
+        """Return how many pixels to mirror before and after `size` pixels for the smallest input that covers them."""
         step = 2**self.depth
         spare = (size + step - 5) // step * step + 4 - size  # outputs are 4 more than a multiple of the step
         margin = 6 * step - 4  # lost at each side, see `inner`
@@ -101,9 +101,9 @@ class UNet(nn.Module):
 
 
 def doubling(inputs: int, outputs: int, upsample: str) -> nn.Module:
-    """Make the step that doubles a map's size and halves its channels.
+    """Build a layer that doubles the size of a map and halves its channels.
 
-    Resizing comes after its 1x1 convolution: the two commute, and this order costs a quarter.
+    Resizing comes after the 1x1 convolution: the two commute, and this order costs a quarter.
     """
     conv = nn.ConvTranspose2d(inputs, outputs, 2, 2) if upsample == "transpose" else nn.Conv2d(inputs, outputs, 1)
     initialise(conv)
@@ -111,6 +111,6 @@ def doubling(inputs: int, outputs: int, upsample: str) -> nn.Module:
 
 
 def crop(features: Tensor, height: int, width: int) -> Tensor:
-    """Cut the centre (b, c, height, width) out of larger maps."""
+    """Crop larger maps to the center (b, c, height, width)."""
     top, left = (features.shape[2] - height) // 2, (features.shape[3] - width) // 2
     return features[:, :, top : top + height, left : left + width]
