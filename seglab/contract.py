@@ -39,8 +39,8 @@ NOT_IN_IDENTITY = {"hydra", "study", "folder", "rerun", "plan", "on_fail", "stop
 NOT_IN_IDENTITY |= {"workers", "evaluation_processes", "store", "threads", "cuda_graph", "examples", "pictures"}
 NOT_IN_IDENTITY |= {"logger", "callbacks.snapshots", "dataset.root", "dataset.cache_dir", "dataset.cache_gb"}
 NOT_IN_IDENTITY |= {f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy")}
-"""Options that may change without making it a different experiment: paths, device, workers, logging. The number of
-training processes does make it a different one, see `processes`."""
+"""Options that may differ between runs of the same experiment: paths, device, workers, logging. The number of training
+processes is not one of them, see `processes`."""
 
 
 def processes(trainer: Mapping[str, Any]) -> Any:

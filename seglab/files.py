@@ -57,7 +57,7 @@ def _host() -> str:
 
 
 def _is_at_work(process: int) -> bool:
-    """Return True if this is the id of another live process; this process tidies a folder before it writes there."""
+    """Return True if another live process has this id; this one does not count, as it tidies before it writes."""
     try:
         os.kill(process, 0)  # signal 0 is never delivered; it only checks that the process exists
     except ProcessLookupError:

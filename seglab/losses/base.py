@@ -104,9 +104,9 @@ class Loss(ABC):
     task="multiclass"; bool and integer targets are hard, float targets are soft. `valid` (b, 1, *spatial) bool excludes
     pixels, whatever their logits and target: value and gradient are those of the image without them, and an image
     without valid pixels costs 0. `maps` (b, k, *spatial) are the maps named in `needs`. Computes in float32 (float64
-    for float64 logits) even under autocast, and returns (b,). Raises ContractError if shapes do not match. On a CPU
-    integer targets out of range raise too, and `check` runs if the loss is not finite, or is negative but not `signed`;
-    on a GPU reading the values would synchronize, so call `check`, which also finds shares out of range.
+    for float64 logits) even under autocast, and returns (b,). Raises ContractError if shapes do not match; on a CPU
+    also for integers out of range and unsupported soft labels, and it runs `check` if the loss is not finite, or is
+    negative but not `signed`. On a GPU reading values would synchronize: call `check`, which also checks float shares.
     """
 
     task: Kind = one_of(*KINDS)

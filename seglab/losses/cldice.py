@@ -95,7 +95,7 @@ def soft_skeleton(x: Tensor, iterations: int) -> Tensor:
         grown = Extreme.apply(Extreme.apply(inner, (3,), False), (2,), False)  # by 3x3; the erosion is by a cross
         lost = F.relu(x - grown)
         skeleton = skeleton + F.relu(lost - skeleton * lost)  # the union of both as soft sets
-        x = inner  # the erosion in this opening is the next one too
+        x = inner  # the next step starts from the erosion of this opening
     return skeleton
 
 

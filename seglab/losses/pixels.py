@@ -54,7 +54,7 @@ class Pixels(ABC):
 
     parts: Parts | None = None
     background: ClassVar[int]
-    """The number of leading channels that are background, which means over the scored classes leave out."""
+    """The number of leading background channels, which a mean over the scored classes leaves out."""
 
     def __init__(self, task: Kind, logits: Logits, target: Target, valid: Valid | None, maps: Maps) -> None:
         self.task, self.space = task, logits.shape[2:]
@@ -86,7 +86,7 @@ class Pixels(ABC):
         return type(self)(self.task, z, target, valid, dict(zip(self.maps, maps, strict=True)))
 
     def pooled(self) -> Pixels:
-        """Return the whole batch as one image, in which the images lie below each other."""
+        """Return the whole batch as one image, stacked along the first spatial axis."""
         return self.rebuilt(lambda v: v.transpose(0, 1).flatten(1, 2).unsqueeze(0))
 
     def in_parts(self, parts: Parts) -> Pixels:
@@ -109,7 +109,7 @@ class Pixels(ABC):
 
     @abstractmethod
     def balance(self, background: float, foreground: float | Sequence[float]) -> Tensor:
-        """Return weights (1, d, classes), given that of the background and of all foreground classes or of each."""
+        """Return weights (1, d, classes) from one for the background and one for all foreground classes or for each."""
 
     @once
     def n(self) -> Tensor:
@@ -329,7 +329,7 @@ class SoftmaxLabel(Label):
 
     @once
     def nll_others(self) -> Tensor:
-        return -(self.x.log_p.sum(1, keepdim=True) + self.nll) / (self.x.z.shape[1] - 1)  # all minus its own
+        return -(self.x.log_p.sum(1, keepdim=True) + self.nll) / (self.x.z.shape[1] - 1)  # all but its own class
 
     def q_to(self, exponent: float) -> Tensor:
         return power(self.q, exponent)

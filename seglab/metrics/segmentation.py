@@ -48,7 +48,7 @@ class SegmentationMetrics(Metric):
         `image` (b,) int64 is the number of the image that each sample is a tile of: the counts of its tiles are added
         before scoring, whatever batch or process they came in. Without it each sample is an image. `valid`
         (b,1,*spatial) bool marks the valid pixels; without it all are valid. `measured` is the result of `measure`.
-        `losses` (b,) adds `loss` to the scores: the mean over images, each the mean of its tiles by valid pixels.
+        `losses` (b,) adds `loss` to the scores: the mean over images, with tiles weighted by their valid pixels.
         """
         self.counted.append(self.measure(logits, target, valid) if measured is None else measured)
         if image is not None:
@@ -78,7 +78,7 @@ class SegmentationMetrics(Metric):
         some = bool((total.tp + total.fn)[list(self.task.scored)].any())
         pooled = scores(total, "skip" if some else self.empty)
         each = means | {f"{name}_pooled": value for name, value in pooled.items()}
-        true, found = images.tp + images.fn > 0, images.tp + images.fp > 0  # whether an image has any
+        true, found = images.tp + images.fn > 0, images.tp + images.fp > 0  # whether an image has any foreground
         each["image_accuracy"] = (true == found).sum(0) / len(true)
         each["image_recall"] = (true & found).sum(0) / true.sum(0)
         result = {"loss": mean_loss(dim_zero_cat(self.losses), pixels, place)} if len(self.losses) else {}
@@ -89,7 +89,7 @@ class SegmentationMetrics(Metric):
 
 
 def mean_loss(losses: PerImage, pixels: Tensor, place: Tensor | None) -> Tensor:
-    """Return the mean over images; the loss of an image (number `place`) is the mean of its tiles by valid pixels."""
+    """Average losses over images; the tiles of an image (those with its `place`) are weighted by valid pixels."""
     means, weights = losses.cpu().double(), pixels.cpu().double()  # a GPU adds fractions in varying order
     if place is not None:
         place = place.cpu()

@@ -1,4 +1,4 @@
-"""A wrapper that makes a model of any network, your own or another library's."""
+"""A wrapper that turns any network, your own or another library's, into a model."""
 
 from typing import Any
 

@@ -14,8 +14,8 @@ class FCN(nn.Module):
     """A plain contracting path to 1/32 of the size and an expanding path back, by default without skip connections.
 
     Designed for lesions in mammograms of 640x640 pixels, which it reduces to 20x20x512 (five poolings; a dilated
-    convolution replaces a sixth) and expands to 320x320x32 and 640x640. It is based on the fully convolutional networks
-    of Long, Shelhamer and Darrell, CVPR 2015. Takes (b, in_channels, h, w) with sides divisible by 32, and returns
+    convolution replaces a sixth one) and expands to 320x320x32 and 640x640. It is based on the fully convolutional
+    networks of Long, Shelhamer and Darrell, CVPR 2015. Takes (b, in_channels, h, w) with sides divisible by 32, returns
     logits (b, out_channels, h, w).
 
     base: channels at full size, doubled by each of the first four poolings (32 gives 512). norm: batch, instance, group

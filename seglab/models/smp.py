@@ -85,7 +85,7 @@ def create(arch: str, encoder: str, weights: str | None, in_channels: int, optio
     import segmentation_models_pytorch as smp
 
     require_known("arch", arch.lower(), list(smp.MODEL_ARCHITECTURES_MAPPING))
-    if not encoder.startswith("tu-"):  # "tu-" is timm: too many to list, with options of their own
+    if not encoder.startswith("tu-"):  # timm's encoders are too many to list and have their own options
         require_known("encoder_name", encoder, smp.encoders.get_encoder_names())
         for option in options:  # the library would ignore it silently
             require_known("options", option, list(signature(smp.MODEL_ARCHITECTURES_MAPPING[arch.lower()]).parameters))

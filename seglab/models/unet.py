@@ -93,7 +93,7 @@ class UNet(nn.Module):
         return [self.last(features), *coarse_logits(self.heads if self.training else (), grown)]
 
     def context(self, size: int) -> tuple[int, int]:
-        """Return how many pixels to mirror before and after `size` pixels for the smallest input that covers them."""
+        """Return how many pixels to mirror before and after `size` ones, for the smallest input that covers them."""
         step = 2**self.depth
         spare = (size + step - 5) // step * step + 4 - size  # outputs are 4 more than a multiple of the step
         margin = 6 * step - 4  # lost at each side, see `inner`
