@@ -16,14 +16,14 @@ FAMILIES = ["pixel", "region", "boundary and order", "compound", "external"]
 MARGINS = [-6 + 0.25 * k for k in range(49)]
 HEAD = """# The losses
 
-Made from the cards in the code by `python -m seglab.loss_catalog docs`; a test holds it up to date.
+Generated from the cards in the code by `python -m seglab.loss_catalog docs`; a test checks that it is up to date.
 
-Notation: z logit, p = sigmoid(z), q = sigmoid(-z), t target, N pixels; tp = Σpt, fp = Σp(1-t), fn = Σqt, tn = Σq(1-t).
-A formula is that of one class; below it is what becomes of several. Every loss gives one number per image, and works
-alone too: `from seglab.losses import Dice`. [The contract](concepts/losses.md) says what `class_weights` do.
-The curves are for an image of 144 pixels, 12 of them foreground, all predicted with the same margin, from wrong (left)
-to right: the value, and what the gradient sums up to over the foreground (orange, solid) and over the background (blue,
-dashed).
+Notation: logit z, p = sigmoid(z), q = sigmoid(-z), target t, N pixels; tp = Σpt, fp = Σp(1-t), fn = Σqt, tn = Σq(1-t).
+Each formula is for one class; the text below it says how several classes are combined. Every loss returns one number
+per image and can be used on its own: `from seglab.losses import Dice`. [The contract](concepts/losses.md) explains
+`class_weights`. The curves are for an image of 144 pixels, 12 of them foreground, all predicted with the same margin,
+from wrong (left) to correct (right): the value, and the sum of the gradient over the foreground (orange, solid) and
+over the background (blue, dashed).
 """
 
 
@@ -62,7 +62,7 @@ def page() -> str:
 def section(name: str, loss: Loss) -> str:
     """Return the section of the page about one loss."""
     card = loss.card
-    soft = "refused" if not loss.soft else "defined; the minimum is at p = t" if card.proper else "defined"
+    soft = "not supported" if not loss.soft else "supported; the minimum is at p = t" if card.proper else "supported"
     yaml = (CONF / "loss" / f"{name}.yaml").read_text().splitlines()
     presets = [line[2:] for line in yaml if line.startswith("# Preset: ")]
     first = presets[0] if presets else (type(loss).__doc__ or "").split("\n\n")[0].replace("\n    ", " ").strip()
@@ -70,7 +70,7 @@ def section(name: str, loss: Loss) -> str:
     lines += [f"![curves](losses/{name}.svg)", "", f"- Paper: {card.paper}", f"- Empty mask: {card.empty}"]
     lines += [f"- Tasks: {', '.join(loss.tasks)}. {card.many}", f"- Soft labels: {soft}"]
     lines += [] if card.zero else ["- A perfect prediction does not cost exactly 0."]
-    lines += ["- May fall below 0."] if card.signed else []
+    lines += ["- The loss can be negative."] if card.signed else []
     return "\n".join([*lines, f"- Other libraries: {card.differs}", ""])
 
 

@@ -24,9 +24,9 @@ ClassWeights: TypeAlias = Mapping[str, float] | tuple[float, ...] | Literal["aut
 Empty: TypeAlias = Literal["complement", "formula", "skip"]
 """Policy for a class absent from an image: score its complement, apply the formula literally, or skip the class."""
 
-ANY_MASK = "Nothing special: every pixel counts as it does anywhere else."
-BY_POLICY = "By policy: the rest of the image is scored (complement), the formula taken literally, or the mask skipped."
-SUM_OVER_CLASSES = "The sum over all classes, the background too, of each pixel's share of the class times its term."
+ANY_MASK = "Nothing special: every pixel counts as usual."
+BY_POLICY = "By policy: score the rest of the image (complement), apply the formula literally, or skip the mask."
+SUM_OVER_CLASSES = "The sum over all classes, including background, of each pixel's share of the class times its term."
 MEAN_OVER_CLASSES = "Each class against the rest, then the mean over the scored classes (all but a background)."
 
 

@@ -18,7 +18,7 @@ from seglab.losses.overlap import RegionLoss
 from seglab.losses.pixels import Pixels
 
 ONE_CLASS = "A mask of one class has no boundary: every pixel then counts as one pixel away from it."
-LEFT_OUT = " The maps know the whole mask: pixels that are not valid cost nothing, but may lie at a boundary."
+LEFT_OUT = " Maps are computed from the whole mask: invalid pixels cost nothing, but a boundary may pass through them."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Boundary(ClassMean):
         formula=r"\frac1N\sum p\,\phi(t)",
         paper="Kervadec et al. 2019, Boundary loss for highly unbalanced segmentation",
         empty=ONE_CLASS,
-        differs="MONAI makes maps in every step; there and in the authors' code a mask of one class has gradient 0.",
+        differs="MONAI computes maps in every step; there and in the authors' code masks of one class have gradient 0.",
         many=MEAN_OVER_CLASSES + LEFT_OUT,
         zero=False,
         signed=True,
@@ -64,7 +64,7 @@ class Hausdorff(ClassMean):
         formula=r"\frac1N\sum(p-t)^2\big(d_p^\alpha+d_t^\alpha\big)",
         paper="Karimi and Salcudean 2019, Reducing the Hausdorff distance in medical image segmentation",
         empty=ONE_CLASS,
-        differs="MONAI: gradient 0 where mask and prediction are both of one class. kornia's ER erodes. smp has none.",
+        differs="MONAI: gradient 0 if mask and prediction are both one class. kornia's ER uses erosion. smp has none.",
         many=MEAN_OVER_CLASSES + LEFT_OUT,
     )
 

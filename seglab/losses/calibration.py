@@ -29,7 +29,7 @@ class MarginCE(BCE):
         title="Margin-based label smoothing (MbLS)",
         formula=r"\mathrm{CE}+\lambda\frac1{NK}\sum\sum_k\big(\max_jz_j-z_k-m\big)_+",
         paper="Liu et al. 2022, The Devil is in the Margin: Margin-based Label Smoothing for Network Calibration",
-        differs="smp, MONAI and kornia have none. A single logit z stands for the two 0 and z.",
+        differs="smp, MONAI and kornia have none. A single logit z counts as the two logits 0 and z.",
         zero=False,
     )
 
@@ -49,7 +49,7 @@ class NeighborCE(BCE):
         title="Neighbor-aware calibration (NACL)",
         formula=r"\mathrm{CE}+\lambda\frac1{NK}\sum\sum_k|\tau_k-z_k|,\quad\tau\text{ the mean label of }3\times3",
         paper="Murugesan et al. 2023, Trust your neighbours: Penalty-based constraints for model calibration",
-        differs="MONAI takes two channels or more and pads with zeros. Of one z we make (1 - z) / 2 and (1 + z) / 2.",
+        differs="MONAI needs two channels or more and pads with zeros. Here one z becomes (1 - z) / 2 and (1 + z) / 2.",
         zero=False,
     )
 
@@ -77,8 +77,8 @@ class L1ACE(ClassMean):
         title="Cross-entropy and marginal L1 calibration error (mL1-ACE)",
         formula=r"\mathrm{CE}+\lambda\frac1M\sum_{m=1}^M\big|\overline{p}_m-\overline{t}_m\big|,\;m\text{ a bin of }p",
         paper="Barfoot et al. 2024, Average Calibration Error: A Differentiable Loss for Improved Reliability",
-        differs="The authors add it to Dice too (loss=sum); their mean has the background in it (classes=all).",
-        many="Of the error: " + MEAN_OVER_CLASSES[0].lower() + MEAN_OVER_CLASSES[1:],
+        differs="The authors also add it to Dice (loss=sum); their mean includes the background (classes=all).",
+        many="Calibration error: " + MEAN_OVER_CLASSES[0].lower() + MEAN_OVER_CLASSES[1:],
     )
 
     def value(self, x: Pixels) -> PerImage:
@@ -114,7 +114,7 @@ class RegionSize(BCE):
         formula=r"\mathrm{CE}+\lambda R,\;R=\tfrac1K\sum_k|\bar p_k-\bar t_k|\text{ or }KL(\bar t\|\bar p)",
         paper="Liu et al. 2024, Do we really need dice? The hidden region-size biases of segmentation losses",
         empty=ANY_MASK + " The size is then 0.",
-        differs="smp, MONAI and kornia have none. KL of one class: the authors leave the background's term out.",
+        differs="smp, MONAI and kornia have none. KL of one class: the authors omit the term of the background.",
         proper=True,
     )
 

@@ -33,10 +33,10 @@ class CLDice(PolicyMean):
         title="clDice loss",
         formula=r"w\,\mathrm{Dice}+(1-w)\big(1-\tfrac{2T_pT_s}{T_p+T_s}\big),\;T_p=\tfrac{\sum S(p)t+s}{\sum S(p)+s}",
         paper="Shit et al. 2021, clDice: a novel topology-preserving loss function for tubular structure segmentation",
-        empty="Skeletons: by the smoothing. Dice: " + BY_POLICY[0].lower() + BY_POLICY[1:],
+        empty="Skeletons: the smoothing decides. Dice: " + BY_POLICY[0].lower() + BY_POLICY[1:],
         differs="MONAI's SoftDiceclDice adds the same two; the authors' code thins 10 times, whatever is passed.",
-        many=MEAN_OVER_CLASSES + " Pixels that are not valid are background to the skeletons and cost nothing."
-        " A softmax whose logits are all alike learns slowly: add cross-entropy (loss=sum).",
+        many=MEAN_OVER_CLASSES + " Invalid pixels count as background in the skeletons and cost nothing."
+        " A softmax whose logits are all equal learns slowly: add cross-entropy (loss=sum).",
     )
 
     def each_class(self, x: Pixels) -> Tensor:
@@ -77,8 +77,8 @@ class SkeletonRecall(BCEDice):
         title="Skeleton recall",
         formula=r"w_b\,\mathrm{BCE}+w_d\,\mathrm{Dice}+o+w_r\frac{\sum S(t)\,q}{\sum S(t)}",
         paper="Kirchhoff et al. 2024, Skeleton Recall Loss for Connectivity Conserving Segmentation of Thin Structures",
-        empty=BY_POLICY + " Without a skeleton nothing of it is missed.",
-        differs="smp, MONAI and kornia have none. The authors subtract the recall, so that the best is -1 lower.",
+        empty=BY_POLICY + " Without a skeleton its term is 0.",
+        differs="smp, MONAI and kornia have none. The authors subtract the recall, so that their minimum is 1 lower.",
         signed=True,
     )
 

@@ -34,9 +34,9 @@ class PerComponent(Wrapper):
         title="Per component",
         formula=r"w\,L(\Omega)+\frac1C\sum_{c=1}^CL(\Omega_c),\quad\Omega_c\text{ the part of object }c",
         paper="Kofler et al. 2023, blob loss (components); Jaus et al. 2024, CC-Metrics, and CC-DiceCE of 2025 (cells)",
-        empty="As its loss has it, for the whole image.",
-        differs="The code of blob loss multiplies logits by 0 where ours leaves pixels out: each then costs log 2.",
-        many="Objects are those of each class but the background; each channel of a multilabel task by itself.",
+        empty="As in the inner loss, for the whole image.",
+        differs="The code of blob loss multiplies logits by 0 where this one omits pixels: each then costs log 2.",
+        many="Objects are those of all classes but the background; for a multilabel task, channel by channel.",
     )
 
     @property
@@ -90,8 +90,8 @@ class InverseSizeCE(BCE):
         title="Inverse component size",
         formula=r"\frac1N\sum w\big(-t\log p-(1-t)\log q\big),w=\max\big(1,\tfrac N{(C+1)|c|}\big)\text{ in object }c",
         paper="Shirokikh et al. 2020, Universal Loss Reweighting to Balance Lesion Size Inequality in 3D Segmentation",
-        differs="The authors' background, too, weighs more than 1 where it is smaller than the mean object.",
-        many=SUM_OVER_CLASSES + " Objects are those of each class but the background.",
+        differs="In the authors' code, a background smaller than the mean object also has a weight above 1.",
+        many=SUM_OVER_CLASSES + " Objects are those of all classes but the background.",
     )
 
     def costs(self, x: Pixels) -> Tensor:

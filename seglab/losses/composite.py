@@ -16,7 +16,7 @@ from seglab.contract import Kind, Logits, PerImage, Target, Task, Valid, require
 from seglab.losses.base import Card, Loss
 from seglab.losses.pixels import Pixels
 
-AS_INSIDE = "As the losses inside have it."
+AS_INSIDE = "As in the inner losses."
 nested_card = partial(Card, family="compound", empty=AS_INSIDE, many=AS_INSIDE, signed=True)
 
 
@@ -109,8 +109,8 @@ class Sum(WeightedSum, Nested):
     card = nested_card(
         title="Weighted sum",
         formula=r"\sum_k w_k L_k",
-        paper="Folklore; the terms have their own papers",
-        differs="All terms share probabilities and sums over the pixels; smp, MONAI and kornia add up finished losses.",
+        paper="Common practice; the terms have their own papers",
+        differs="All terms share probabilities and sums over the pixels; smp, MONAI and kornia add finished losses.",
         zero=False,
     )
 
@@ -151,9 +151,9 @@ class Batchwise(Wrapper):
         title="Pooled over the batch",
         formula=r"L\big(\cup_i z_i,\cup_i t_i\big)",
         paper="The default of many libraries for Dice, IoU and Tversky; Kodym, Spanel, Herout 2018 (batch Dice)",
-        empty="As its loss has it, for a batch without any foreground.",
-        many=AS_INSIDE + " To nacl, cldice, hausdorff and boundary_dou the images lie below each other.",
-        differs="A wrapper here; the default of smp, batch=True in MONAI, absent from kornia.",
+        empty="As in the inner loss, for a batch without any foreground.",
+        many=AS_INSIDE + " For nacl, cldice, hausdorff and boundary_dou the images are stacked vertically.",
+        differs="A wrapper here; the default in smp, batch=True in MONAI, not available in kornia.",
     )
 
     def __post_init__(self) -> None:

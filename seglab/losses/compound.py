@@ -55,7 +55,7 @@ class BCEDice(Compound):
         title="BCE + Dice",
         formula=r"w_b\,\mathrm{BCE}+w_d\,\mathrm{Dice}+o",
         paper="Isensee et al. 2021, nnU-Net; Kaggle Airbus Ship Detection Challenge 2018 (1e-3 BCE - Dice)",
-        differs="MONAI's DiceCE adds the same two; nnU-Net subtracts the Dice score, so that its best is -1.",
+        differs="MONAI's DiceCE adds the same two; nnU-Net subtracts the Dice score, so that its minimum is -1.",
         signed=True,
     )
 
@@ -80,7 +80,7 @@ class Combo(Compound):
         title="Combo loss",
         formula=r"\alpha\,\frac1N\sum\big(-\beta t\log p-(1-\beta)(1-t)\log q\big)+(1-\alpha)\,\mathrm{Dice}",
         paper="Taghanaki et al. 2019, Combo loss: Handling input and output imbalance in multi-organ segmentation",
-        differs="The paper subtracts the Dice score; ours adds the Dice loss, so that the best is 0.",
+        differs="The paper subtracts the Dice score; this loss adds the Dice loss, so that the minimum is 0.",
     )
 
     def parts(self) -> tuple[tuple[float, Loss], ...]:
@@ -151,7 +151,7 @@ class ExpLog(ForegroundWeighted, Compound):
         title="Exponential-logarithmic loss",
         formula=r"w_d(-\ln\mathrm{Dice})^\gamma+w_c\frac1N\sum\big(w\,t(-\ln p)^\gamma+(1-t)(-\ln q)^\gamma\big)",
         paper="Wong et al. 2018, 3D segmentation with exponential logarithmic loss for highly unbalanced object sizes",
-        differs="SegLossOdyssey leaves the power of the cross-entropy out; PyMIC squashes p first.",
+        differs="SegLossOdyssey omits the power of the cross-entropy; PyMIC squashes p first.",
     )
 
     def parts(self) -> tuple[tuple[float, Loss], ...]:

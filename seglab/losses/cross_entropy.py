@@ -126,8 +126,8 @@ class WeightedBCE(ForegroundWeighted, BCE):
         title="Weighted cross-entropy",
         formula=r"\frac1N\sum\;-w\,t\log p-(1-t)\log q",
         paper="Sudre et al. 2017, Generalised Dice overlap as a deep learning loss function",
-        differs="pos_weight of torch, smp and kornia; MONAI's DiceCE(weight) for two channels divides by the weights.",
-        many=SUM_OVER_CLASSES + " `auto` weighs each class by the background's pixels over its own.",
+        differs="As pos_weight of torch, smp, kornia; MONAI's DiceCE(weight) for two channels divides by the weights.",
+        many=SUM_OVER_CLASSES + " `auto` weights each class by background pixels over its own.",
     )
 
 
@@ -145,7 +145,7 @@ class ClassWeightedCE(BCE):
         title="Class-weighted cross-entropy",
         formula=r"\frac{\sum-w_1t\log p-w_0(1-t)\log q}{\sum w_1t+w_0(1-t)}",
         paper="Ronneberger, Fischer, Brox 2015, U-Net; weights 1:1, 1:2 and 1:3 as in studies of the optic fundus",
-        differs="torch's cross_entropy(weight) divides by the sum over the batch, ours over the image.",
+        differs="torch's cross_entropy(weight) divides by the sum over the batch, not over each image.",
     )
 
     def class_balance(self) -> tuple[float, Any]:
@@ -165,9 +165,9 @@ class BalancedCE(BCE):
         title="Balanced cross-entropy",
         formula=r"\tfrac12\Big(\frac{\sum-t\log p}{\sum t}+\frac{\sum-(1-t)\log q}{\sum 1-t}\Big)",
         paper="Xie and Tu 2015, Holistically-Nested Edge Detection",
-        empty="The class that is there is scored alone.",
-        differs="As published, over N, it is 2f(1-f) times ours (f the foreground fraction): it fades with imbalance.",
-        many="The mean over the classes of the image, the background too, of each class's mean cross-entropy.",
+        empty="Only the class that is present is scored.",
+        differs="As published, over N, it is 2f(1-f) times this (f: foreground fraction) and vanishes with imbalance.",
+        many="The mean over the classes present, including the background, of the mean cross-entropy of each class.",
     )
 
     def balance(self, x: Pixels) -> Tensor:
@@ -187,7 +187,7 @@ class LabelSmoothing(PixelLoss):
         title="Label smoothing",
         formula=r"\frac1N\sum\;-t'\log p-(1-t')\log q,\quad t'=t(1-s)+(1-t)s",
         paper="Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision",
-        differs="As smp's SoftBCE; its SoftCrossEntropy and torch move labels less, by s (k - 1) / k for k classes.",
+        differs="As smp's SoftBCE; smp's SoftCrossEntropy and torch move labels by s (k - 1) / k only, for k classes.",
         zero=False,
     )
 
@@ -209,7 +209,7 @@ class Focal(PixelLoss):
         title="Focal loss",
         formula=r"\frac1N\sum\;-\alpha\,t\,q^\gamma\log p-(1-\alpha)(1-t)\,p^\gamma\log q",
         paper="Lin, Goyal, Girshick, He, Dollár 2017, Focal Loss for Dense Object Detection",
-        differs="MONAI, kornia and binary smp agree on hard labels, not on soft ones; multiclass smp has sigmoids.",
+        differs="MONAI, kornia and binary smp agree on hard labels, not on soft ones; multiclass smp uses sigmoids.",
         many=SUM_OVER_CLASSES + " alpha weights all classes but the background, as in MONAI and kornia.",
     )
 
@@ -265,7 +265,7 @@ class TopK(BCE):
         title="Top-k cross-entropy (online hard example mining)",
         formula=r"\frac1k\sum_{\text{k worst}}-t\log p-(1-t)\log q,\quad k=\lceil fN\rceil",
         paper="Wu, Shen, van den Hengel 2016, Bridging Category-level and Instance-level Semantic Image Segmentation",
-        differs="nnU-Net pools the batch and rounds k down, to 0 on small images; ours shares the last place equally.",
+        differs="nnU-Net pools the batch and rounds k down, to 0 on small images; here ties share the last places.",
     )
 
     def costs(self, x: Pixels) -> Tensor:
@@ -323,8 +323,8 @@ class LogitAdjusted(BCE):
         title="Logit-adjusted cross-entropy",
         formula=r"\mathrm{CE}(z+\tau\log\pi)",
         paper="Menon et al. 2021, Long-tail learning via logit adjustment",
-        differs="smp, MONAI and kornia have none. With one class it is a constant: BCE with another threshold.",
-        many=SUM_OVER_CLASSES + " The background has the rest of the frequency.",
+        differs="smp, MONAI and kornia have none. With one class the shift is constant: BCE at another threshold.",
+        many=SUM_OVER_CLASSES + " The background has the remaining frequency.",
     )
 
     def with_class_frequency(self, frequency: Sequence[float]) -> Self:

@@ -46,7 +46,7 @@ class External(Loss):
             formula=self.formula or (r"f(z,t)" if self.takes == "logits" else r"f(p,t)"),
             paper=self.paper or "The author's",
             empty="The author's choice.",
-            differs=f"Not at all: this is their code, given float32 {self.takes} and a target of {self.labels}.",
+            differs=f"Identical: this is their code, called with float32 {self.takes} and a target of {self.labels}.",
             many="The author's choice.",
             zero=False,
             signed=True,

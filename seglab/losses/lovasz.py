@@ -91,7 +91,7 @@ class LovaszHinge(Lovasz):
         paper="Yu and Blaschko 2015; Berman, Triki, Blaschko 2018, The Lovász-Softmax loss",
         empty=BY_POLICY + " formula: the largest error.",
         differs="smp pools the batch by default and fails in float64; its gradient at 1024x1024 is rounding noise.",
-        many="The mean over the channels. A softmax has no margin of a class: take lovasz_softmax.",
+        many="The mean over the channels. A softmax has no margin per class: use lovasz_softmax.",
         tasks=("binary", "multilabel"),
     )
 
@@ -109,8 +109,8 @@ class LovaszSigmoid(Lovasz):
         formula=r"\overline{\Delta_J}\big(|t-p|\big)",
         paper="Berman, Triki, Blaschko 2018, The Lovász-Softmax loss",
         empty=BY_POLICY + " formula: the largest error.",
-        differs="kornia ranks images, smp the batch; both subtract Jaccard indices, which leaves noise at 1024x1024.",
-        many="The mean over the channels. For a softmax take lovasz_softmax.",
+        differs="kornia ranks per image, smp per batch; both subtract Jaccard indices, which is noise at 1024x1024.",
+        many="The mean over the channels. For a softmax use lovasz_softmax.",
         tasks=("binary", "multilabel"),
     )
 
@@ -133,8 +133,8 @@ class LovaszSoftmax(LovaszSigmoid):
         title="Lovász-softmax",
         formula=r"\frac1{|C|}\sum_{c\in C}\overline{\Delta_J}\big(|t_c-p_c|\big),\quad C\text{ the classes present}",
         paper="Berman, Triki, Blaschko 2018, The Lovász-Softmax loss",
-        empty="By policy: skip (the paper's) leaves absent classes out of the mean; complement, formula as elsewhere.",
-        differs="smp pools the batch unless per_image=True; kornia takes the mean over all classes, absent ones too.",
-        many="The mean over the classes of the image, the background among them unless classes=scored.",
+        empty="By policy: skip (as in the paper) leaves absent classes out; complement and formula as elsewhere.",
+        differs="smp pools the batch unless per_image=True; kornia averages over all classes, including absent ones.",
+        many="The mean over the classes present, including the background unless classes=scored.",
         tasks=("multiclass",),
     )

@@ -106,7 +106,7 @@ class FocalTversky(Tversky):
         title="Focal Tversky loss",
         formula=r"\Big(\frac{a\,fp+b\,fn}{tp+a\,fp+b\,fn+s}\Big)^{\gamma}",
         paper="Abraham and Khan 2019, A novel focal Tversky loss function with improved attention U-Net",
-        differs="The paper writes 1/gamma, 4/3. smp pools, takes the power after the mean: NaN on an empty batch.",
+        differs="The paper writes 1/gamma, 4/3. smp pools and takes the power after the mean: NaN on an empty batch.",
     )
 
     def overlap(self, m: Confusion) -> Tensor:
@@ -128,8 +128,8 @@ class AsymmetricFocalTversky(Tversky):
         title="Asymmetric focal Tversky loss",
         formula=r"\tfrac12\big(1-TI_{bg}\big)+\tfrac12\big(1-TI_{fg}\big)^{1-\gamma}",
         paper="Yeung et al. 2022, Unified Focal loss: Generalising Dice and cross entropy-based losses",
-        empty=BY_POLICY + " A class that is absent is scored like the other one.",
-        differs="fn_weight is the paper's delta, .7 in MONAI, which wants probabilities though it says logits.",
+        empty=BY_POLICY + " An absent class is scored like the other one.",
+        differs="fn_weight is the paper's delta, .7 in MONAI, which expects probabilities although it says logits.",
     )
 
     def overlap(self, m: Confusion) -> Tensor:
@@ -146,7 +146,7 @@ class LogCoshDice(Dice):
         title="Log-cosh Dice loss",
         formula=r"\log\cosh\Big(\frac{fp+fn}{2\,tp+fp+fn+s}\Big)",
         paper="Jadon 2020, A survey of loss functions for semantic segmentation",
-        differs="smp, MONAI and kornia have none; the paper smooths by 1, ours by 0 unless set.",
+        differs="smp, MONAI and kornia have none; the paper smooths by 1, this loss by 0 unless set.",
     )
 
     def overlap(self, m: Confusion) -> Tensor:
@@ -181,7 +181,7 @@ class JML(Tversky):
         title="Jaccard metric loss",
         formula=r"\frac{a\sum(p-t)_++b\sum(t-p)_+}{\sum\min(p,t)+a\sum(p-t)_++b\sum(t-p)_++s}",
         paper="Wang et al. 2023, Jaccard Metric Losses: Optimizing the Jaccard Index with Soft Labels",
-        differs="smp always, MONAI's soft_label=True: from norms, which cancel for small objects in large images.",
+        differs="smp, MONAI's soft_label=True: computed from norms, which cancel for small objects in large images.",
         proper=True,
     )
 
@@ -240,7 +240,7 @@ class SensitivitySpecificity(ClassMean):
         title="Sensitivity-specificity loss",
         formula=r"\lambda\frac{\sum t(t-p)^2}{\sum t}+(1-\lambda)\frac{\sum(1-t)(t-p)^2}{\sum 1-t}",
         paper="Brosch et al. 2015, Deep convolutional encoder networks for multiple sclerosis lesions; .05: Sudre 2017",
-        empty="The term of the absent class is 0, the other one is as ever.",
+        empty="The term of the absent class is 0, the other is as usual.",
         differs="NiftyNet calls the foreground's term specificity, with the same arithmetic.",
         proper=True,
     )
@@ -263,8 +263,8 @@ class GeneralizedDice(RegionLoss):
         formula=r"\frac{\sum_c w_c(fp_c+fn_c)}{\sum_c w_c(2\,tp_c+fp_c+fn_c)+s},\quad w_c\propto1/T_c^2",
         paper="Sudre et al. 2017, Generalised Dice overlap as a deep learning loss function",
         empty="An absent class has no weight, so the others are scored; or the image is skipped.",
-        differs="MONAI's one channel is plain Dice; its smoothing swamps the weights of large images.",
-        many="One ratio over all classes and the background; the mean over the channels of a multilabel task.",
+        differs="MONAI with one channel is plain Dice; its smoothing dominates the weights of large images.",
+        many="One ratio over all classes and the background; for a multilabel task, the mean over the channels.",
     )
 
     def each_class(self, x: Pixels) -> Tensor:
@@ -291,9 +291,9 @@ class GeneralizedWassersteinDice(GeneralizedDice):
         title="Generalized Wasserstein Dice loss",
         formula=r"\frac{\sum_i\delta_i}{2\sum_{i:t_i\neq0}(1-\delta_i)+\sum_i\delta_i+s},\;\delta_i=\sum_kM_{t_ik}\,p_{ik}",
         paper="Fidon et al. 2017, Generalised Wasserstein Dice Score for Imbalanced Multi-class Segmentation",
-        empty="By policy: without any foreground the background is scored, the formula is 1, or the image is skipped.",
-        differs="As MONAI's without its smoothing; MONAI's weighting_mode=GDL weighs classes by their size too.",
-        many="One ratio over all classes; the mean over the channels of a multilabel task.",
+        empty="By policy: without any foreground the background is scored, the formula is 1, or the image skipped.",
+        differs="As MONAI's without its smoothing; MONAI's weighting_mode=GDL also weights classes by their size.",
+        many="One ratio over all classes; for a multilabel task, the mean over the channels.",
         soft=False,
     )
 
@@ -328,8 +328,8 @@ class MCC(RegionLoss):
         title="Matthews correlation (MCC) loss",
         formula=r"1-\frac{tp\cdot tn-fp\cdot fn}{\sqrt{(tp+fp)(tp+fn)(tn+fp)(tn+fn)}}",
         paper="Abhishek and Hamarneh 2021, Matthews correlation coefficient loss for deep convolutional networks",
-        empty="Undefined on one class: the factors of the other one remain (Fowlkes-Mallows; formula: 1); or skipped.",
-        differs="smp pools the batch, wants probabilities; masks of one class have gradient 0 in MONAI, 1e-6 in smp.",
+        empty="Undefined for one class: factors of the other remain (Fowlkes-Mallows); formula gives 1; or skipped.",
+        differs="smp pools the batch, needs probabilities; masks of one class have gradient 0 in MONAI, 1e-6 in smp.",
     )
 
     def cells(self, x: Pixels) -> Confusion:

@@ -64,7 +64,7 @@ class TLoss(ClassMean):
         formula=r"\frac{\nu+N}{2N}\log\Big(1+\frac1\nu\sum(p-t)^2\Big)",
         paper="Gonzalez-Jimenez et al. 2023, Robust T-Loss for Medical Image Segmentation",
         empty=ANY_MASK,
-        differs="The authors learn nu and a precision and add their terms; ours is over N, and its best is 0.",
+        differs="The authors learn nu and a precision and add their terms; here it is over N, and its minimum is 0.",
         proper=True,
     )
 
@@ -89,8 +89,8 @@ class BiTempered(BCE):
         formula=r"\frac1N\sum_y\frac{1-p_y^{1-t_1}}{1-t_1}-\frac{1-\sum_kp_k^{2-t_1}}{2-t_1},"
         r"\;p_k=\big(1+(t_2-1)(\lambda-z_k)\big)^{\frac1{1-t_2}},\;\sum_kp_k=1",
         paper="Amid et al. 2019, Robust Bi-Tempered Logistic Loss Based on Bregman Divergences",
-        differs="smp, MONAI and kornia have none. The authors find lambda by 5 steps that may leave an error of 1e-2.",
-        many="All classes; of one class the logits are 0 and z. Shares mix the costs of the classes.",
+        differs="smp, MONAI and kornia have none. The authors find lambda in 5 steps that may leave an error of 1e-2.",
+        many="All classes; a single class has the logits 0 and z. Soft labels mix the costs of the classes.",
     )
 
     def costs(self, x: Pixels) -> Tensor:

@@ -31,7 +31,7 @@ class Switch(Nested):
         title="Switch",
         formula=r"L_1\text{ before the switch},\quad L_2\text{ after it}",
         paper="A practice: cross-entropy until validation stops improving, then the IoU loss",
-        differs="Not in smp, MONAI or kornia, where a second training takes up the weights of the first.",
+        differs="Not in smp, MONAI or kornia, where a second training starts from the weights of the first.",
     )
 
     def __post_init__(self) -> None:
