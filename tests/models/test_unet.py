@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 from seglab.contract import ContractError
+from seglab.models.parts import initialise
 from seglab.models.unet import UNet
 
 
@@ -80,6 +82,20 @@ def test_a_size_that_does_not_halve_is_refused_with_the_nearest_that_does(size, 
 def test_unknown_choices_are_one_sentence(name, value):
     with pytest.raises(ContractError, match=f"model.*{name}.*expected|model: .*{value}"):
         UNet(1, **{name: value})
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [nn.Conv2d(64, 64, 3), nn.Conv2d(64, 64, 1), nn.ConvTranspose2d(64, 64, 2, 2), nn.ConvTranspose2d(64, 64, 4, 2)],
+    ids=str,
+)
+def test_the_first_weights_of_a_layer_keep_a_signals_variance(conv):
+    torch.manual_seed(0)
+    initialise(conv, gain=2)
+    with torch.inference_mode():
+        inside = conv(torch.randn(2, 64, 32, 32))[..., 2:-2, 2:-2]  # fewer taps reach a border
+    assert inside.std() == pytest.approx(2, rel=0.05)
+    assert not conv.bias.any()
 
 
 def test_the_first_weights_keep_a_signals_variance_through_the_paper_net():
