@@ -1,4 +1,4 @@
-"""Turns the LaTeX of a page into MathML while the site is built, so that no page loads a script from the network."""
+"""Convert the LaTeX of a page to MathML when the site is built, so that no page loads a script from the network."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ FORMULA = re.compile(r'<(?P<tag>span|div) class="arithmatex">\s*\\[(\[](?P<latex
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """MkDocs calls this with the HTML of each page; `pymdownx.arithmatex` has marked the formulas in it."""
+    """Return the HTML of a page with MathML; MkDocs calls this, and `pymdownx.arithmatex` has marked the formulas."""
     return FORMULA.sub(mathml, content)
 
 
 def mathml(found: re.Match[str]) -> str:
-    """The formula as MathML, on a line of its own where it was a block."""
+    """Return the formula as MathML, on its own line if it was a block."""
     display = "block" if found["tag"] == "div" else "inline"
     return convert(html.unescape(found["latex"]), display=display)
