@@ -10,7 +10,7 @@ from tests.conftest import killed, train_small
 LONGER = ("trainer.max_epochs=3", "scheduler=none")
 
 
-def half(file):
+def truncate(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
@@ -26,7 +26,8 @@ def empty(file):
     file.write_bytes(b"")
 
 
-DAMAGES: dict[str, Callable[[Path], None]] = {"half": half, "garbage": garbage, "empty": empty, "gone": Path.unlink}
+DAMAGES: dict[str, Callable[[Path], None]]
+DAMAGES = {"truncated": truncate, "garbage": garbage, "empty": empty, "missing": Path.unlink}
 
 
 @pytest.fixture(scope="session")

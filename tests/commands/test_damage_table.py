@@ -94,7 +94,7 @@ def outcome(run, right, name, file, said):
     except (ContractError, ConfigError) as error:
         return "refused" if file in str(error) and "\n" not in str(error) else f"an unclear sentence: {error}"
     if result == right[name]:
-        return "same, said" if f"{file} is damaged" in said.text else "same"
+        return "same, warned" if f"{file} is damaged" in said.text else "same"
     told = "run is left out: " in said.text and file in said.text
     return "left out" if name == "report" and result == right["left out"] and told else "other numbers in silence"
 
