@@ -42,6 +42,8 @@ def test_a_sample_changes_in_the_same_way_in_any_batch(augment, batch):
     image, target = batch
     pairs = [(3, index) for index in range(6)]
     together = apply(augment, image, target, pairs)
+    assert together[0].shape == image.shape
+    assert together[1].shape == target.shape
     order = [4, 0, 5, 2]
     others = apply(augment, image[order], target[order], [pairs[k] for k in order])
     for a, b in zip(together[:2], others[:2], strict=True):
