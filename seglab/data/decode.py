@@ -20,7 +20,7 @@ def read_item(item: Item, dataset: Dataset) -> Seen:
     """Decode one item as stored; raises ContractError, naming it, if image and mask do not fit."""
     image, mask = item.image(), item.mask()
     require_bands(f"image {item.id}", image, dataset.channels)
-    who, expected = f"image {item.id}", f"a mask of its own size {image.shape[1]}x{image.shape[0]} (width x height)"
+    who, expected = f"image {item.id}", f"a mask of the same size, {image.shape[1]}x{image.shape[0]} (width x height)"
     require(image.shape[:2] == mask.shape[:2], who, expected, f"{mask.shape[1]}x{mask.shape[0]}")
     valid = valid_pixels(image, mask)
     require(valid is None or bool(valid.any()), who, "a pixel with data and a label", "none")
@@ -181,7 +181,7 @@ def decode_once(item: Item, dataset: Dataset, in_memory: bool = True) -> Item:
         facts, seen = item_facts(item, stored, dataset), view(stored, dataset)
         some = seen.valid is None or bool(seen.valid.any())  # scribbles may cover less than half of every pixel
         remedy = "a larger dataset.size, a smaller dataset.reduce or dataset.fit=patch keeps them"
-        require(some, f"image {item.id}", "a pixel of which half counts after resizing", "none", remedy)
+        require(some, f"image {item.id}", "a pixel that is half valid after resizing", "none", remedy)
     except ContractError as error:
         raise_unless_skipped(error, dataset)
         return replace(item, fault=str(error))

@@ -13,7 +13,7 @@ def plane(mask: np.ndarray) -> np.ndarray:
     """Return 1 where a mask is at least 0.5, else 0, (h, w) uint8; raises ContractError unless it is a 2-D array."""
     got = f"{type(mask).__name__} {tuple(mask.shape)}"
     fits = isinstance(mask, np.ndarray) and mask.ndim == 2
-    require(fits, "maps", "the mask of a class as an array (h, w)", got, "take mask.numpy(), of a volume its slices")
+    require(fits, "maps", "the mask of a class as an array (h, w)", got, "pass mask.numpy(), or a slice of a volume")
     return np.ascontiguousarray(mask >= 0.5, dtype=np.uint8)
 
 

@@ -70,31 +70,32 @@ def data_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> lis
     masks = [mask for one in every for mask in one["masks"]]
     found, train, classes = foreground_warnings(facts, dataset), facts.get("train", []), dataset.task.classes
     shown = {name: sum(one["classes"][k] > 0 for one in train) for k, name in enumerate(classes)}
-    rare = [f"{name} ({count} of {len(train)} training images)" for name, count in shown.items() if count < FEW]
+    rare = [f"{name} ({count} of {len(train)})" for name, count in shown.items() if count < FEW]
     if rare and train and len(classes) > 1:
-        found.append(f"classes that hardly occur: {', '.join(rare)}; no model learns them")
+        found.append(f"classes in too few training images to be learned: {', '.join(rare)}")
     found += absent_classes(facts, dataset)
     over_half = sum(one["foreground"] > 0.5 for one in every)  # an object is rarely so large: a mask may be inverted
     if every and over_half >= 0.9 * len(every) and dataset.task.kind == "binary":
         found.append(
-            f"foreground is more than half of {over_half} of {len(every)} images; if it is the background, set"
-            f" dataset.mask_value (the masks hold {mask_values(masks)})"
+            f"foreground covers more than half of {over_half} of {len(every)} images; if that is the background, set"
+            f" dataset.mask_value (values in the masks: {mask_values(masks)})"
         )
     gone, objects = sum(one["lost"] for one in every), sum(one["objects"] for one in every)
     if gone:
         images = sum(one["objects"] > 0 and one["lost"] == one["objects"] for one in every)
         found.append(
-            f"{gone} of {objects} objects, all those of {images} images, are too small for dataset.size={dataset.size};"
+            f"{gone} of {objects} objects, all objects of {images} images, vanish at dataset.size={dataset.size};"
             f" a lower dataset.coverage (now {dataset.coverage:g}), a larger size or dataset.fit=patch keeps them"
         )
     found += range_warnings(every, dataset)
     white = sum(one["depth"] == "float32" and one["extent"][1] > 1 for one in every)
     if white and dataset.range == "full":
-        words = "floats above 1 (whole numbers with no data are read as floats), which dataset.range=full cuts off"
+        words = "floats above 1, which dataset.range=full clips (integers are read as floats if pixels lack data)"
         found.append(f"{white} of {len(every)} images have {words}; set dataset.range=[low,high]")
     for name, count in Counter(mask["lossy"] for mask in masks if mask["lossy"]).items():
         found.append(
-            f"{count} of {len(masks)} masks are {name}, which blurs edges: they are cut at half; save them as PNG"
+            f"{count} of {len(masks)} masks are {name} files, whose compression blurs edges: they are thresholded at"
+            " half of the full value; save them as PNG"
         )
     return found + dataset.mask_warnings(masks)
 
@@ -108,8 +109,8 @@ def absent_classes(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> li
         if absent:
             names = ", ".join(task.classes[k] for k in absent)
             there = any(one["classes"][k] > 0 for images in facts.values() for one in images for k in absent)
-            remedy = "; another dataset.split_seed may draw some, if splits are drawn" if there else ""
-            found.append(f"no {split} image has {names}, so the other classes alone make the {split} scores{remedy}")
+            remedy = "; if splits are drawn, another dataset.split_seed may draw some" if there else ""
+            found.append(f"no {split} image has {names}, so the {split} scores cover only the other classes{remedy}")
     return found
 
 
@@ -122,7 +123,7 @@ def range_warnings(facts: Sequence[Facts], dataset: Dataset) -> list[str]:
     if shallow and high > 255:
         found.append(
             f"{shallow} of {len(facts)} images have 8 bits, and are nearly black in the range {low:g} to {high:g} of"
-            " deeper ones; dataset.range=full takes each file's own"
+            " images with more bits; dataset.range=full uses the full range of each file's type"
         )
     tops = [one["extent"][1] for one in facts if one["extent"]]
     dark = [top for top in tops if top < low + (high - low) / 16]
@@ -139,17 +140,17 @@ def foreground_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) 
     every = [one for some in facts.values() for one in some]
     positive = sum(one["foreground"] > 0 for one in every)
     values = mask_values([mask for one in every for mask in one["masks"]])
-    remedy = "look at what the data set calls foreground (dataset.threshold, mask_value, classes, target, coverage)"
+    remedy = "check what counts as foreground (dataset.threshold, mask_value, classes, target, coverage)"
     found = [f"{split}: no images" for split, some in facts.items() if not some]
     if every and not positive:
-        held = f"they hold {values}; " if values else ""
+        held = f"their values are {values}; " if values else ""
         return [*found, f"no mask has any foreground; {held}{remedy}"]
-    few = "they are too few for three splits"
-    few = few if dataset.stratify else "if splits are drawn, dataset.stratify=true gives some to each"
+    few = "too few for three splits"
+    few = few if dataset.stratify else "if splits are drawn, dataset.stratify=true gives some to each split"
     for split, some in facts.items():
         full = sum(one["foreground"] == 1 for one in some)
         if some and not any(one["foreground"] for one in some):
-            found.append(f"{split}: no mask has any foreground, but {positive} of the other splits have: {few}")
+            found.append(f"{split}: no mask has any foreground, but {positive} masks of other splits do: {few}")
         elif full:
             found.append(f"{split}: {full} of {len(some)} masks are foreground everywhere; {remedy}")
     return found
@@ -172,20 +173,20 @@ def value_warnings(masks: Sequence[Facts], named: Sequence[int | str]) -> list[s
     if 255 in numbers and small:
         counts = "foreground" if 255 in named or not named else "background"
         found.append(
-            f"255 stands beside {', '.join(map(str, small[:5]))} in the masks and counts as {counts}: if it means that"
-            " a pixel is not to be scored, dataset.ignore=255 leaves it out"
+            f"the masks contain 255 besides {', '.join(map(str, small[:5]))}, and it counts as {counts}: if 255 marks"
+            " pixels that must not be scored, set dataset.ignore=255"
         )
     elif len(numbers) > 1 and not named:
         found.append(
-            f"the masks hold several values, of which all above 0 are foreground: {mask_values(exact)};"
-            " dataset.mask_value takes some of them, dataset.classes names each"
+            f"the masks contain several values, and all above 0 count as foreground: {mask_values(exact)};"
+            " dataset.mask_value selects some of them, dataset.classes makes each a class"
         )
     colors: dict[str, set[str]] = {}
     for value in (value for mask in exact if mask["kind"] == "palette" for value in mask["values"]):
         colors.setdefault(value.split()[0], set()).add(value.split()[-1])
     mixed = [f"{index} is {' or '.join(sorted(some))}" for index, some in colors.items() if len(some) > 1]
     if mixed and not any(isinstance(value, str) for value in named):
-        found.append(f"the palettes of the masks differ: {mixed[0]}; name colors by dataset.mask_value instead")
+        found.append(f"the palettes of the masks differ: index {mixed[0]}; set dataset.mask_value to colors instead")
     return found
 
 

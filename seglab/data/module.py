@@ -44,7 +44,7 @@ class DataModule:
         self.dataset, self.augment = dataset, None if type(augment) is Augment else augment  # the base changes nothing
         self.batch_size, self.workers, self.seed, self.needs = batch_size, workers, seed, tuple(needs)
         patches = dataset.fit == "patch" and store in ("device", "memory")
-        require(not patches, "store", "disk with dataset.fit=patch, which cuts from images of any size", store)
+        require(not patches, "store", "disk with dataset.fit=patch, as its images differ in size", store)
         self.store, self.device, self.processes = store, device or torch.device("cpu"), processes
 
     @cached_property
@@ -80,7 +80,7 @@ class DataModule:
         if place is not None:
             samples = hold(samples, self.opened.fingerprint, split, place)
         workers = 0 if place is not None else self.workers
-        images, count = f"at most as many processes as images to measure ({len(samples.ids)})", len(samples.ids)
+        images, count = f"at most as many processes as images to evaluate ({len(samples.ids)})", len(samples.ids)
         require(split == "train" or not 0 < count < self.processes, "trainer.devices", images, self.processes)
         batches = EpochBatches(len(samples), self.seed, split == "train", self.batch_size, self.processes)
         if limit is not None:

@@ -33,7 +33,7 @@ def proposal(images: Sequence[str], masks: Sequence[str]) -> str:
     rests = {mask: mask[len(image) :] for image, mask in sorted(longer, reverse=True) if not mask[len(image)].isdigit()}
     kinds = sorted(Counter(rests.values()))
     if kinds and len(kinds) <= 5 and len(rests) >= len(some) / (2 if apart else 3):
-        words = "every mask ends" if len(rests) == len(some) and len(kinds) == 1 else "masks end"
+        words = "every mask name ends" if len(rests) == len(some) and len(kinds) == 1 else "mask names end"
         return f"{words} in {' or '.join(kinds)}: set {option('mask_suffix', *kinds)}"
     named = {"image": images, "mask": masks}
     for kind, step in (("suffix", 1), ("prefix", -1)) if apart else ():  # a prefix is a suffix of the reversed names
@@ -43,7 +43,7 @@ def proposal(images: Sequence[str], masks: Sequence[str]) -> str:
         fits = all(basename(name)[::step].endswith(end) for word, end in ends.items() for name in named[word])
         if core and ends and fits:
             way = "ends in" if step == 1 else "begins with"
-            seen = " and ".join(f"every {word} {way} {end[::step]}" for word, end in ends.items())
+            seen = " and ".join(f"every {word} name {way} {end[::step]}" for word, end in ends.items())
             return f"{seen}: set {' '.join(option(f'{word}_{kind}', end[::step]) for word, end in ends.items())}"
     return ""
 
@@ -54,7 +54,7 @@ def read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         kind = "CSV UTF-8" if file.suffix == ".csv" else "UTF-8"  # as Excel calls it
-        raise ContractError(f"{file}: expected a text in UTF-8, got another encoding; save it as {kind}") from None
+        raise ContractError(f"{file}: expected a text file in UTF-8, got another encoding; save it as {kind}") from None
 
 
 def option(name: str, *values: str) -> str:
@@ -69,19 +69,20 @@ def read_rows(table: Path, root: Path) -> list[tuple[Path, list[Path], str, str]
     Paths are absolute or relative to `root`. An empty cell means no mask; a missing split or group is "". Raises
     ContractError for a table without rows or columns, an image named twice, or an unknown split.
     """
-    require(table.is_file(), "dataset.table", "a CSV file", table)
+    require(table.is_file(), "dataset.table", "a CSV file that exists", table)
     text = read_text(table)
     separator = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets use ; where a comma separates decimals
     rows = csv.DictReader(io.StringIO(text), delimiter=separator)
     names = [str(name).strip() for name in rows.fieldnames or ()]
     rows.fieldnames = names
-    require({"image", "mask"} <= set(names), str(table), f"columns of {', '.join(COLUMNS)}", ", ".join(names) or "none")
+    columns = "columns image and mask, and optionally split and group"
+    require({"image", "mask"} <= set(names), str(table), columns, ", ".join(names) or "none")
     texts = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in rows]
     require(bool(texts), str(table), "a row for each image", "none")
     images = Counter(text["image"] for text in texts)
     twice = sorted(image or "an empty cell" for image, count in images.items() if count > 1 or not image)
-    require(not twice, str(table), "an image in each row, each once", ", ".join(twice[:3]))
+    require(not twice, str(table), "a different image in each row", ", ".join(twice[:3]))
     others = sorted({text["split"] or "an empty cell" for text in texts} - {"train", "val", "test"})
     all_or_none = not others or not any(text["split"] for text in texts)
-    require(all_or_none, str(table), "train, val or test in each cell of split, or no splits", ", ".join(others[:3]))
+    require(all_or_none, str(table), "train, val or test in each cell of split, or all empty", ", ".join(others[:3]))
     return [(root / t["image"], [root / t["mask"]] if t["mask"] else [], t["split"], t["group"]) for t in texts]

@@ -71,7 +71,7 @@ class Opened:
         """Return at most five warnings about images, masks, splits, and what will be slow."""
         facts = {split: [image.facts for image in self.images(split)] for split in SPLITS}
         found = [*self.notes, *data_warnings(facts, self.dataset)]
-        rest = f"and {len(found) - 4} more: python -m seglab.prepare mode=audit says all"
+        rest = f"and {len(found) - 4} more: python -m seglab.prepare mode=audit lists all"
         return found if len(found) <= 5 else [*found[:4], rest]
 
 
@@ -166,7 +166,8 @@ def copies_across(splits: Splits, hashes: Mapping[str, str]) -> dict[str, str]:
                 continue
             there, name = first.setdefault(mark, (split, item.id))
             if there != split:
-                copies[item.id] = f"{item.id}: expected in one split, got the file of {name} in {split} and {there}"
+                got = f"its file in {split} and, as {name}, in {there}"
+                copies[item.id] = f"{item.id}: expected in one split, got {got}"
     return copies
 
 
@@ -185,7 +186,7 @@ def open_data(dataset: Dataset, as_test: bool = False) -> Opened:
         splits, others = divide(chosen.listed, faults, chosen.hashes, dataset, as_test)
         splits, skipped = splits.without(skipped), skipped | others  # items left out before have not been decoded
     unusable = [skipped[item.id] for item in chosen.listed if item.id in skipped and skipped[item.id] != item.left_out]
-    lost = f"{len(unusable)} of {count} images are left out, the first because of {unusable[0]}" if unusable else ""
+    lost = f"{len(unusable)} of {count} images are left out; the first: {unusable[0]}" if unusable else ""
     decoded = {item.id: item.decoded for item in items if item.decoded}
     notes = [sentence for sentence in (lost, note, *chosen.notes) if sentence]
     seen = [decoded[item.id] for item in splits.train or splits.all()]  # a test set alone has no training images
@@ -210,8 +211,8 @@ def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple
         need = 0 if is_finished(folder) else cache_bytes(items, dataset) / 1e9
         if need <= dataset.cache_gb:
             return cached(items, dataset, folder, int((dataset.cache_gb - need) * 1e9)), ""
-        cause = f"the cache would take {need:.1f} GB, and dataset.cache_gb is {dataset.cache_gb:g}"
-        note = f"every image is decoded at every use: {cause}"
+        cause = f"the cache would take {need:.1f} GB, but dataset.cache_gb is {dataset.cache_gb:g}"
+        note = f"images are decoded each time they are used: {cause}"
     return each(partial(decode_once, dataset=dataset, in_memory=in_memory), items, "decode"), note
 
 

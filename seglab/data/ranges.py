@@ -33,12 +33,12 @@ def find_range(dataset: Dataset, splits: Splits) -> tuple[str | tuple[float, ...
     shallow = sum(one is None for some in found.values() for one in some)
     if (low, high) == (0, 65535) and shallow:  # else spelled out: 16 bits with no-data pixels are floats
         return "full", []
-    mixed = f"{shallow} of 8 bits and {len(deep)} of more, from {low:g} to {high:g}"
+    mixed = f"{shallow} with 8 bits and {len(deep)} with more, from {low:g} to {high:g}"
     remedy = f"set dataset.range=full or dataset.range=[{low:g},{high:g}]"
     fits = not shallow or (low, high) == (0, 255)  # 8-bit values in deeper files
-    require(fits, "dataset", "images of one depth, to find their range", mixed, remedy)
+    require(fits, "dataset", "images of one bit depth, to find their range", mixed, remedy)
     beyond = sum(one[0] < low or one[1] > high for one in deep)
-    cut = f"{beyond} images outside training have values beyond {low:g} to {high:g}, which are cut off"
+    cut = f"{beyond} images outside the training set have values beyond {low:g} to {high:g}, which are clipped"
     return (low, high), [cut] if beyond else []
 
 

@@ -133,7 +133,7 @@ def split_from_file(items: Sequence[Item], path: str) -> Splits:
     known = {item.id: item for item in items}
     places = {name: [find(name, known) for name in names] for name, names in named.items()}
     absent = [name for split in SPLITS for name, id in zip(named[split], places[split], strict=True) if not id]
-    require(not absent, who, "ids of this data set", f"{len(absent)} unknown ones, first {', '.join(absent[:3])}")
+    require(not absent, who, "ids of this dataset", f"{len(absent)} unknown, the first: {', '.join(absent[:3])}")
     return checked(Splits(*([known[id] for id in places[split]] for split in SPLITS)))
 
 
@@ -145,7 +145,8 @@ def read_split(path: Path) -> dict[str, list[str]]:
         files = {split: (path if path.is_dir() else path.parent) / f"{split}.txt" for split in SPLITS}
         missing = [file.name for file in files.values() if not file.is_file()]
         lists = not missing and (path.is_dir() or path.stem in SPLITS)
-        require(lists, who, "the lists train.txt, val.txt and test.txt", f"no {' and no '.join(missing)}")
+        got = f"no {' and no '.join(missing)}" if missing else path.name
+        require(lists, who, "the lists train.txt, val.txt and test.txt", got)
         lines = {split: read_text(file).splitlines() for split, file in files.items()}
         return {split: [line.strip() for line in some if line.strip()] for split, some in lines.items()}
     try:
@@ -155,7 +156,7 @@ def read_split(path: Path) -> dict[str, list[str]]:
     keys = list(found) if isinstance(found, dict) else []
     lists = set(keys) == set(SPLITS) and all(isinstance(names, list) for names in found.values())
     whole = lists and all(isinstance(name, str) for names in found.values() for name in names)
-    got = f"an object of {', '.join(keys)}" if keys else "something else"
+    got = f"an object with the keys {', '.join(keys)}" if keys else "other content"
     require(whole, who, "a JSON object of train, val and test, each a list of names", got)
     return found
 
@@ -173,13 +174,13 @@ def find(name: str, known: Container[str]) -> str:
 
 def checked(splits: Splits) -> Splits:
     """Return the splits; raises ContractError if an id occurs twice or a group is in two splits."""
-    groups = [groups_of(splits[split]) for split in SPLITS]
+    groups, counts = [groups_of(splits[split]) for split in SPLITS], Counter(item.id for item in splits.all())
     faults = {
-        "every id once": [name for name, count in Counter(item.id for item in splits.all()).items() if count > 1],
-        "each group in one split": sorted(set().union(*(a & b for a, b in combinations(groups, 2)))),
+        "every id to occur once": [name for name, count in counts.items() if count > 1],
+        "each group to be in one split": sorted(set().union(*(a & b for a, b in combinations(groups, 2)))),
     }
     for expected, found in faults.items():
-        require(not found, "dataset", expected, f"{len(found)} in two places, first {found[:3]}")
+        require(not found, "dataset", expected, f"{len(found)} in two places: {', '.join(found[:3])}")
     return splits
 
 

@@ -45,7 +45,7 @@ class Pixels:
         """Return one array; only what is accessed is read, but all of it at its first use in a process (checksum)."""
         array = np.ndarray(shape, dtype, self.bytes, offset)
         if checksum is not None and array.size and offset not in self.checked:  # an empty one starts where another does
-            who, remedy = f"folder {Path(self.path).parent}", "remove it, and unless it is a cache prepare it again"
+            who, remedy = f"folder {Path(self.path).parent}", "remove it and, unless it is a cache, prepare it again"
             require(zlib.crc32(array.data) == checksum, who, f"{PIXELS} as it was written", "changed bytes", remedy)
             self.checked.add(offset)
         return array
@@ -160,7 +160,7 @@ class Writer:
         self.lock = threading.Lock()
         begun = read_json(folder / MANIFEST)
         same, remedy = {**begun, **self.manifest} == begun, "remove it, or set another hydra.run.dir"
-        require(not begun or same, f"folder {folder}", "one of these options", "one of others", remedy)
+        require(not begun or same, f"folder {folder}", "one made with these options", "other options", remedy)
         for name in (PIXELS, RECORDS):
             (folder / name).open("ab").close()  # unlike touch, this keeps the modification time
         if not begun:

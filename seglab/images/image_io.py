@@ -251,5 +251,5 @@ def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in paths:
         other = found.setdefault(path.stem.lower(), path)
-        require(other == path, str(other), "one file of its name", f"{path} too", "remove one")
+        require(other == path, str(other), "one file of this name", f"{path} as well", "remove one")
     return found

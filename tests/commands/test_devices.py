@@ -56,7 +56,7 @@ def test_what_depends_on_the_number_of_processes_is_known_before_they_start(tmp_
     two = ("trainer.devices=2", "trainer.strategy=ddp", "dataset.val=9", "trainer.limit_val_batches=1")
     with pytest.raises(RuntimeError, match="False, 8 images"):  # two batches of 4; one process would have a fifth image
         train_small(tmp_path / "a", *two, "dataset.train=5")
-    with pytest.raises(ContractError, match=r"devices: expected at most as .* images to measure \(1\), got 2"):
+    with pytest.raises(ContractError, match=r"devices: expected at most as .* images to evaluate \(1\), got 2"):
         train_small(tmp_path / "b", *two, "dataset.test=1")
 
 

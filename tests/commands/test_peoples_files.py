@@ -54,7 +54,7 @@ def test_what_was_found_about_the_files_is_said_before_the_first_epoch(run):
     before = said[: next(k for k, line in enumerate(said) if line.startswith("epoch 1"))]
     lines = [line.removeprefix("data: ") for line in before if line.startswith("data: ")]
     assert SAID in lines
-    assert any(line.startswith("1 of 10 images are left out, the first because of ") for line in lines)
+    assert any(line.startswith("1 of 10 images are left out; the first: ") for line in lines)
     assert any(line.startswith("9 of 9 masks are JPEG") for line in lines)
     facts = facts_of(run)["data"]
     assert (facts["range"], facts["skipped"]) == ([0, 4095], 1)

@@ -55,7 +55,7 @@ def test_a_second_run_decodes_nothing_and_other_options_are_refused(configure, r
     before = (folder / "records.jsonl").read_bytes(), (folder / "pixels.bin").stat().st_mtime_ns
     assert run(configure("prepare", *choose(root), "dataset.size=64"), folder) == 8  # resized later: nothing to do
     assert before == ((folder / "records.jsonl").read_bytes(), (folder / "pixels.bin").stat().st_mtime_ns)
-    with pytest.raises(ContractError, match="one of others"):
+    with pytest.raises(ContractError, match="expected one made with these options, got other options; remove it"):
         run(configure("prepare", *choose(root), "dataset.reduce=2"), folder)
 
 
@@ -70,7 +70,7 @@ def test_a_model_of_the_folder_reads_files_as_those_of_the_folder_were_read(conf
     del older["raw"]  # as written by an earlier version
     write_json(ready / "manifest.json", older)
     [warning] = open_data(build(configure("train", *words).dataset)).notes
-    assert warning.startswith("the folder does not say how its source files were read")
+    assert warning.startswith("the folder does not record how its source files were read")
     raw = write_run(tmp_path / "of_raw", "dataset=folder", f"dataset.root={root}", *options)
     prepared = write_run(tmp_path / "of_ready", *words)
     change(prepared, data=facts_of(prepared)["data"] | {"raw": facts["raw"]})

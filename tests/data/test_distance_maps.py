@@ -39,7 +39,7 @@ def test_a_map_is_made_of_a_plane(name):
         (np.ones((3, 4, 5)), r"ndarray \(3, 4, 5\)"),
         (torch.ones(4, 5), r"Tensor \(4, 5\)"),
     ):
-        with pytest.raises(ContractError, match=rf"maps: expected the mask .* \(h, w\), got {got}; take mask.numpy"):
+        with pytest.raises(ContractError, match=rf"maps: expected the mask .* \(h, w\), got {got}; pass mask.numpy"):
             MAPS[name](mask)
     assert MAPS[name](np.ones((4, 5), bool)).shape == (4, 5)
 

@@ -31,15 +31,15 @@ def changing_palette(path, mask):
 
 
 DOUBTS = {
-    "inverted": (lambda path, mask: save(path, white(~mask)), "foreground is more than half of 6 of 6 images"),
-    "JPEG": (LOSSY["JPEG"][1], "6 of 6 masks are JPEG, which blurs edges: they are cut at half"),
-    "void": (with_ring, "255 stands beside 1 in the masks and counts as foreground"),
-    "ids": (two_ids, "the masks hold several values, of which all above 0 are foreground: 0 ("),
-    "classes": (two_ids, "dataset.mask_value takes some of them, dataset.classes names each"),
-    "palettes": (changing_palette, "the palettes of the masks differ: 1 is #008000 or #800000"),
-    "full": (lambda path, mask: save(path, white(mask | True)), "masks are foreground everywhere; look at what"),
+    "inverted": (lambda path, mask: save(path, white(~mask)), "foreground covers more than half of 6 of 6 images"),
+    "JPEG": (LOSSY["JPEG"][1], "6 of 6 masks are JPEG files, whose compression blurs edges: they are"),
+    "void": (with_ring, "the masks contain 255 besides 1, and it counts as foreground"),
+    "ids": (two_ids, "the masks contain several values, and all above 0 count as foreground: 0 ("),
+    "classes": (two_ids, "dataset.mask_value selects some of them, dataset.classes makes each a class"),
+    "palettes": (changing_palette, "the palettes of the masks differ: index 1 is #008000 or #800000"),
+    "full": (lambda path, mask: save(path, white(mask | True)), "masks are foreground everywhere; check what"),
     "all above 0": (lambda path, mask: save(path, white(mask) // 2 + 64), "(dataset.threshold, mask_value, classes, "),
-    "empty": (lambda path, mask: save(path, white(mask & False)), "no mask has any foreground; they hold 0 (100 %)"),
+    "empty": (lambda path, mask: save(path, white(mask & False)), "no mask has any foreground; their values are 0 ("),
 }
 
 
@@ -61,7 +61,7 @@ def test_ordinary_masks_and_what_the_user_has_named_are_no_warning(tmp_path):
 def test_objects_that_vanish_at_size_are_counted_with_their_images(tmp_path):
     write_scenes(tmp_path, height=200, width=240, radius=2)
     dataset = folder(tmp_path, size=16)
-    words = "6 of 6 objects, all those of 6 images, are too small for dataset.size=16"
+    words = "6 of 6 objects, all objects of 6 images, vanish at dataset.size=16"
     assert any(words in line for line in open_data(dataset).warnings())
     for enough in (replace(dataset, size=240), replace(dataset, fit="patch"), replace(dataset, coverage=0.01)):
         assert open_data(enough).warnings() == []
@@ -73,7 +73,7 @@ def test_at_most_five_lines_are_said(tmp_path):
         (tmp_path / f"images/{k:02d}.png").write_bytes(b"")
     said = open_data(folder(tmp_path, size=16, on_bad_item="skip")).warnings()
     assert 3 <= len(said) <= 5
-    assert said[0].startswith("2 of 8 images are left out, the first because of ")
+    assert said[0].startswith("2 of 8 images are left out; the first: ")
 
 
 def test_foreground_in_few_images_names_the_split(tmp_path):
@@ -86,7 +86,7 @@ def test_foreground_in_few_images_names_the_split(tmp_path):
         if open_data(one).facts()["empty_masks"]["test"] == open_data(one).facts()["images"]["test"]
     )
     words = (
-        "test: no mask has any foreground, but 4 of the other splits have: if splits are drawn, dataset.stratify=true"
+        "test: no mask has any foreground, but 4 masks of other splits do: if splits are drawn, dataset.stratify=true"
     )
     assert any(words in line for line in open_data(dataset).warnings())
     facts = open_data(replace(dataset, stratify=True)).facts()
@@ -104,7 +104,7 @@ def test_a_class_that_no_image_of_a_split_has_is_a_warning(tmp_path):
         rest = [name for name in ids if name not in (*val, *test)]
         file.write_text(json.dumps({"train": rest, "val": val, "test": test}))
         split, name = absent
-        words = f"no {split} image has {name}, so the other classes alone make the {split} scores"
-        said = [f"{words}; another dataset.split_seed may draw some, if splits are drawn"]
+        words = f"no {split} image has {name}, so the {split} scores cover only the other classes"
+        said = [f"{words}; if splits are drawn, another dataset.split_seed may draw some"]
         assert [line for line in open_data(dataset).warnings() if line.startswith("no ")] == said
         assert [line for line in audit(dataset).facts["warnings"] if line.startswith("no ")] == said

@@ -61,10 +61,10 @@ def test_classes_are_values_colors_or_indices_of_a_palette(tmp_path):
     ("options", "words"),
     [
         ({"classes": {"background": 0, "gland": 64}}, r"values listed in dataset.classes, got 128 \(100 pixels\), 255"),
-        ({"classes": {"background": 0}}, "classes as names with a value, a color or a list"),
-        ({"ignore": 255}, "values of classes apart from ignore, got 255"),
-        ({"soft": True}, "classes without mask_value, threshold, soft"),
-        ({"classes": None, "masks": {"a": "m"}, "test_masks": {"b": "m"}, "test_images": "i"}, "one set of classes"),
+        ({"classes": {"background": 0}}, "classes to give each name a value, a color or a list"),
+        ({"ignore": 255}, "values in classes that are not in ignore, got 255"),
+        ({"soft": True}, "classes without mask_value, threshold, soft or several"),
+        ({"classes": None, "masks": {"a": "m"}, "test_masks": {"b": "m"}, "test_images": "i"}, "the same classes in"),
     ],
 )
 def test_classes_that_do_not_fit_are_one_sentence(tmp_path, options, words):
@@ -99,7 +99,7 @@ def test_masks_of_several_folders_may_overlap(tmp_path):
     batch = DataModule(data, needs=("distance",)).samples("test")[[(0, 0)]]
     assert batch["target"].shape == batch["distance"].shape == (1, 2, 16, 16)
     (root / "cups/3.png").unlink()
-    with pytest.raises(ContractError, match="1 of 12 images without"):
+    with pytest.raises(ContractError, match="1 of 12 images without a mask"):
         data.items()
 
 
@@ -182,7 +182,7 @@ def test_labels_too_few_to_count_after_resizing_are_one_sentence_or_left_out(tmp
     scribble = np.full((30, 40), 255, np.uint8)
     scribble[5, 5], scribble[20, 30] = 0, 64
     write_image(tmp_path / "masks/3.png", scribble)
-    with pytest.raises(ContractError, match="image 3: expected a pixel of which half counts after resizing, got none"):
+    with pytest.raises(ContractError, match="image 3: expected a pixel that is half valid after resizing, got none"):
         open_data(data)
     assert open_data(replace(data, on_bad_item="skip")).skipped.keys() == {"3"}
 

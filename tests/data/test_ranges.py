@@ -72,7 +72,7 @@ def test_the_range_is_that_of_the_training_images_and_one_for_all(tmp_path):
     assert opened.facts()["range"] == [0, 1023]
     assert (pixels(opened, test) == 255).all()
     assert np.abs(pixels(opened, train).astype(float) - 1000 * 255 / 1023).max() <= 1
-    assert "1 images outside training have values beyond 0 to 1023, which are cut off" in opened.warnings()[0]
+    assert "1 images outside the training set have values beyond 0 to 1023, which are clipped" in opened.warnings()[0]
 
 
 def test_an_image_without_data_has_no_range_and_16_bits_of_each_color_have_one(tmp_path):
@@ -97,7 +97,8 @@ def test_8_bits_among_others_are_refused_until_a_range_is_named(tmp_path):
     (tmp_path / "images/3.tif").unlink()
     write_image(tmp_path / "images/3.png", gray()[3])
     remedy = r"set dataset.range=full or dataset.range=\[0,4095\]"
-    with pytest.raises(ContractError, match=rf"one depth.*got 1 of 8 bits and 7 of more, from 0 to 4095; {remedy}"):
+    words = rf"images of one bit depth.*, got 1 with 8 bits and 7 with more, from 0 to 4095; {remedy}"
+    with pytest.raises(ContractError, match=words):
         open_data(dataset)
 
 
@@ -108,7 +109,7 @@ def test_a_named_range_is_taken_as_it_is(tmp_path):
         expected = np.clip((gray()[0].astype(float) - limits[0]) / (limits[1] - limits[0]), 0, 1) * 255
         assert np.abs(pixels(opened, "0") - expected).max() <= 1
     for wrong in ("wide", (5, 5), (1, 2, 3)):
-        with pytest.raises(ContractError, match="range of auto, full or \\[low, high\\]"):
+        with pytest.raises(ContractError, match="range to be auto, full or \\[low, high\\]"):
             Folder(root="", range=wrong)
 
 
@@ -117,7 +118,8 @@ def test_whole_numbers_with_no_data_are_not_white_without_a_word(tmp_path):
     for k, path in enumerate(sorted((tmp_path / "images").iterdir())):
         tifffile.imwrite(path, gray()[k].astype(np.uint16) * 200, extratags=[(42113, "s", 2, "0", True)])
     assert open_data(data).facts()["range"] == [0, 65535]
-    assert "8 of 8 images have floats above 1" in " ".join(open_data(replace(data, range="full")).warnings())
+    warnings = open_data(replace(data, range="full")).warnings()
+    assert "8 of 8 images have floats above 1, which dataset.range=full clips (" in " ".join(warnings)
 
 
 @pytest.mark.parametrize("fit", ["patch", "pad"])

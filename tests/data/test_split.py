@@ -73,20 +73,23 @@ def test_lists_hold_umlauts_names_with_dots_and_endings_of_two_parts(tmp_path, n
         (tmp_path / f"{split}.txt").write_text(name, encoding="utf-8-sig")
     known = [Item(name, name) for name in ("b\u00e4r", "scan", "c", "a", "a.1", "a.2", "p/a")]
     assert split_from_file(known, str(tmp_path)).ids() == {split: [id] for split, id in zip(SPLITS, ids, strict=True)}
+    (tmp_path / "other.txt").touch()
+    with pytest.raises(ContractError, match=r"the lists train.txt, val.txt and test.txt, got other.txt$"):
+        split_from_file(known, str(tmp_path / "other.txt"))
 
 
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("b\u00e4r.json", "\u00e4", r"expected a text in UTF-8, got another encoding; save it as UTF-8"),
-        ("a.json", '{"train": ["/", "..", ""], "val": [], "test": []}', r"got 3 unknown ones, first /, \.\., "),
-        ("two.json", '{"train": ["i000"], "val": []}', "got an object of train, val$"),
-        ("ids.json", '{"train": [0], "val": [1], "test": [2]}', "got an object of train, val, test"),
+        ("b\u00e4r.json", "\u00e4", r"expected a text file in UTF-8, got another encoding; save it as UTF-8"),
+        ("a.json", '{"train": ["/", "..", ""], "val": [], "test": []}', r"got 3 unknown, the first: /, \.\., "),
+        ("two.json", '{"train": ["i000"], "val": []}', "got an object with the keys train, val$"),
+        ("ids.json", '{"train": [0], "val": [1], "test": [2]}', "got an object with the keys train, val, test$"),
         ("train.txt", "i000", r"lists train.txt, val.txt and test.txt, got no val.txt and no test.txt"),
-        ("table.csv", "name,split\ni000,train", r"a JSON object of train, val and test.*got something else"),
-        ("a.json", '{"train": ["i000", "nobody"], "val": [], "test": []}', "ids of this data set, got 1 unknown ones"),
-        ("a.json", '{"train": ["i000"], "val": ["i000"], "test": []}', "every id once"),
-        ("a.json", '{"train": ["i000"], "val": ["i002"], "test": []}', "each group in one split"),
+        ("table.csv", "name,split\ni000,train", r"a JSON object of train, val and test.*got other content"),
+        ("a.json", '{"train": ["i000", "nobody"], "val": [], "test": []}', "ids of this dataset, got 1 unknown, the"),
+        ("a.json", '{"train": ["i000"], "val": ["i000"], "test": []}', "every id to occur once, got 1 in two places"),
+        ("a.json", '{"train": ["i000"], "val": ["i002"], "test": []}', "each group to be in one split, got 1 in two"),
     ],
 )
 def test_other_shapes_of_a_split_are_refused(tmp_path, name, text, sentence):

@@ -52,7 +52,7 @@ class AirbusShips(Dataset):
         stems = {name: Path(name).stem.lower() for name in ships}  # the table may use another suffix
         items = [item_of(name, files.get(stems[name]), ships[name], side) for name in ships if name in kept]
         unlabeled = sorted(files.keys() - stems.values())
-        items += [Item(files[n].name, n, fault=f"{files[n]}: expected rows in {self.table}") for n in unlabeled]
+        items += [Item(files[n].name, n, fault=f"{files[n]}: expected a row in {self.table}") for n in unlabeled]
         return items
 
     def select(self, ships: dict[str, list[str]]) -> set[str]:
@@ -84,7 +84,7 @@ def item_of(name: str, file: Path | None, texts: Sequence[str], side: int) -> It
     """Build the item of one image of side x side pixels."""
     runs = parse(texts, name)
     if file is None:
-        return Item(name, name, fault=f"{name}: expected the image of the table on disk")
+        return Item(name, name, fault=f"{name}: expected an image file, as the table lists it")
     reason = "known to be broken" if file.stem in CORRUPT.split() else ""
     image, mask = partial(read_image, str(file)), partial(draw, runs, str(file), side)
     # Without the ship numbers, which do not affect the mask.

@@ -65,7 +65,7 @@ class CbisDdsm(Dataset):
         both = self.target == "lesion" or self.abnormality == "both"
         require(both, "dataset ddsm", "abnormality=both with target=mass_calc", self.abnormality)
         known = set(self.density or ()) <= {1, 2, 3, 4}
-        require(known, "dataset ddsm", "density to be a list of 1 to 4", self.density)
+        require(known, "dataset ddsm", "density to be a list of numbers from 1 to 4", self.density)
 
     @property
     def task(self) -> Task:
@@ -74,7 +74,7 @@ class CbisDdsm(Dataset):
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
         rows = self.filter(read_tables(root, self.abnormality))
-        require(len(rows) > 0, "dataset ddsm", "lesions that pass view, side, pathology and density", 0)
+        require(len(rows) > 0, "dataset ddsm", "lesions that match view, side, pathology and density", "none")
         files = Files(root)
         films = rows.groupby(["patient_id", SIDE, VIEW], sort=True)
         return [self.film("_".join(map(str, key)), lesions, files) for key, lesions in films]
@@ -91,14 +91,15 @@ class CbisDdsm(Dataset):
         wanted = [(kind, split) for kind in KINDS[self.abnormality] for split in ("train", "test")]
         absent = [f"{kind}_case_description_{split}_set.csv" for kind, split in wanted if (kind, split) not in there]
         if absent:
-            drawn = "" if any(split == "test" for _, split in there) else ", and test images are drawn from the others"
-            words = f"no {' and no '.join(absent)}: lesions that are only there count as background{drawn}"
-            found.append(f"{words}; dataset.abnormality says which kind is wanted")
+            has_test = any(split == "test" for _, split in there)
+            drawn = "" if has_test else ", and test images are drawn from the other images"
+            words = f"no {' and no '.join(absent)}: lesions listed only there count as background{drawn}"
+            found.append(f"{words}; dataset.abnormality selects the kind of lesion")
         files = [item.files for item in items if not item.fault]
         sizes = remembered("sizes", self.cache_dir, files, lambda k: odd_size(files[k]), [""] * len(files))
         odd = [words for words in sizes if words]
         if odd:
-            words = "films have masks of another size, which are stretched to theirs, the first:"
+            words = "films have masks of a slightly different size, which are resized; the first:"
             found.append(f"{len(odd)} of {len(files)} {words} {odd[0]}")
         return found
 
@@ -118,7 +119,7 @@ class CbisDdsm(Dataset):
         classes = [self.task.classes.index(kind) if self.task.channels > 1 else 0 for kind in lesions["kind"]]
         if not images or () in masks:  # a missing lesion would count as background
             missing = lesions[MASK].iloc[masks.index(())] if images else lesions[IMAGE].iloc[0]
-            return Item(name, patient, split=split, fault=f"{missing}: expected on disk")
+            return Item(name, patient, split=split, fault=f"{missing}: expected a file")
         image, lesions_of = partial(read_film, self, images[0]), list(zip(classes, masks, strict=True))
         sources = tuple(dict.fromkeys((images[0], *(path for paths in masks for path in paths))))
         return Item(name, patient, image, partial(read_lesions, self, images[0], lesions_of), split, sources)
@@ -162,7 +163,7 @@ def read_tables(root: Path, abnormality: str) -> pd.DataFrame:
         table = table[list(COLUMNS)].apply(lambda column: column.str.strip())  # some paths end in a newline
         tables.append(table.assign(split=split, kind=kind))
     wanted = " and ".join(f"{kind}_case_description_train_set.csv" for kind in KINDS[abnormality])
-    require(bool(tables), "dataset ddsm", f"{wanted} (and the like) in {root}", "none", "set dataset.root")
+    require(bool(tables), "dataset ddsm", f"tables such as {wanted} in {root}", "none", "set dataset.root")
     return pd.concat(tables, ignore_index=True)
 
 
@@ -204,7 +205,7 @@ def read_mammogram(path: str, window: str = "full") -> np.ndarray:
     if Path(path).suffix.lower() == ".dcm":
         image = read_dicom(path, window)
     else:
-        require(window != "header", path, "a DICOM, where window=header", "another format", "set dataset.window=full")
+        require(window != "header", path, "a DICOM file for window=header", "another format", "set dataset.window=full")
         image = to_channels(read_image(path), 1)[..., 0]
     if window != "percentile":
         return image
@@ -259,9 +260,9 @@ def read_lesion(candidates: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarr
             mask = (pixels > pixels.max() / 2).astype(np.float32)
             if 0 < mask.mean() < 0.5:
                 return (resize(mask, *shape) >= 0.5).astype(np.uint8)
-            size = f" with {100 * mask.mean():.3g} % foreground, which is no lesion"
+            size = f" with {100 * mask.mean():.3g} % foreground, which cannot be a lesion"
         sizes.append("x".join(map(str, pixels.shape)) + size)
-    wanted = f"a mask of two values and about {shape[0]}x{shape[1]}"
+    wanted = f"a mask with two values and a size of about {shape[0]}x{shape[1]}"
     raise ContractError(f"{candidates[0]}: expected {wanted}, got {', '.join(sizes)}")
 
 
@@ -277,4 +278,4 @@ def odd_size(files: Sequence[str]) -> str:
     except ContractError:  # reported when it is decoded
         return ""
     odd = [(path, shape) for path, shape in zip(files[1:], others, strict=True) if 0 < off(shape, film) < TOLERANCE]
-    return next((f"{path} is {h}x{w}, its film {film[0]}x{film[1]}" for path, (h, w) in odd), "")
+    return next((f"{path} is {h}x{w}, its film is {film[0]}x{film[1]}" for path, (h, w) in odd), "")

@@ -41,7 +41,8 @@ class Coco(Dataset):
         super().__post_init__()
         splits = set(named(self.annotations))
         known = splits <= {"train", "val", "test"} or splits == {""}
-        require(known, WHO, "annotations as a file, or one for train, val and test", ", ".join(sorted(splits)))
+        expected = "annotations to be one file, or a file each for train, val and test"
+        require(known, WHO, expected, ", ".join(sorted(splits)))
 
     @property
     def task(self) -> Task:
@@ -57,17 +58,17 @@ class Coco(Dataset):
         require(file.is_file(), WHO, "a COCO file that exists", file, "set dataset.annotations")
         content = read_json(file)
         missing = [key for key in NEEDED if key not in content]
-        require(not missing, str(file), "images, annotations and categories", f"no {' and no '.join(missing)}")
+        require(not missing, str(file), "the keys images, annotations and categories", f"no {' and no '.join(missing)}")
         for kind, keys in NEEDED.items():
             without = sum(not all(key in one for key in keys) for one in content[kind])
-            require(not without, str(file), f"{', '.join(keys)} of all {kind}", f"{without} without")
+            require(not without, str(file), f"{', '.join(keys)} in all {kind}", f"{without} incomplete ones")
         names = {one["id"]: one["name"] for one in content["categories"]}
         unknown = [name for name in self.classes or () if name not in names.values()]
         require(not unknown, str(file), f"dataset.classes among {', '.join(names.values())}", ", ".join(unknown))
         strange = sorted({str(one["category_id"]) for one in content["annotations"] if one["category_id"] not in names})
-        require(not strange, str(file), "a category of each annotation", f"none of id {', '.join(strange)}")
+        require(not strange, str(file), "a category for each category_id", f"none for {', '.join(strange)}")
         boxes = sum(not one.get("segmentation") for one in content["annotations"])
-        require(not boxes, str(file), "an outline of each object", f"{boxes} without, such as boxes alone")
+        require(not boxes, str(file), "an outline of each object", f"{boxes} without one, such as a box alone")
         shapes: dict[int, list[Shape]] = defaultdict(list)
         for one in content["annotations"]:
             name = names[one["category_id"]]
@@ -80,7 +81,7 @@ class Coco(Dataset):
         """Build the item of one image."""
         path, name = root / self.images / image["file_name"], str(Path(image["file_name"]).with_suffix(""))
         if not path.is_file():
-            return Item(name, name, split=split, fault=f"{path}: expected an image that the COCO file names")
+            return Item(name, name, split=split, fault=f"{path}: expected an image file, as the COCO file lists it")
         parts = [part for _, _, outline in shapes if isinstance(outline, list) for part in outline]  # dict: run lengths
         if not all(isinstance(part, dict) or (isinstance(part, list) and len(part) >= 6) for part in parts):
             return Item(name, name, split=split, fault=f"{path}: expected outlines of at least three points")

@@ -82,20 +82,20 @@ class Folder(Dataset):
         one_of(WHO, self, missing_mask=("error", "empty"))
         for split in ("val", "test"):
             images, masks = getattr(self, f"{split}_images"), getattr(self, f"{split}_masks")
-            require(bool(images) == bool(masks), WHO, f"{split}_images and {split}_masks together")
+            require(bool(images) == bool(masks), WHO, f"{split}_images and {split}_masks to be set together")
         for color in (value for value in (*listed(self.mask_value), *listed(self.ignore)) if isinstance(value, str)):
             to_rgb(color)  # raises ContractError if invalid
         folders = [some for some in (self.masks, self.val_masks, self.test_masks) if some]
         names = [named(some).keys() for some in folders]
-        require(all(some == names[0] for some in names), WHO, "one set of classes in masks, val_masks and test_masks")
+        require(all(some == names[0] for some in names), WHO, "the same classes in masks, val_masks and test_masks")
         try:
             re.compile(self.group_pattern or "")
         except re.error as error:
-            require(False, WHO, "group_pattern as a regular expression", f"{self.group_pattern!r} ({error})")
+            require(False, WHO, "group_pattern to be a regular expression", f"{self.group_pattern!r} ({error})")
 
     def check_classes(self, classes: dict[str, Any]) -> None:
         """Raise ContractError unless names and values distinguish the classes; store them as tuples."""
-        expected = "classes as names with a value, a color or a list: {background: 0, gland: 192}"
+        expected = "classes to give each name a value, a color or a list of these: {background: 0, gland: 192}"
         fits = all(isinstance(name, str) and name for name in classes) and len(classes) >= 2
         require(fits, WHO, expected, classes)
         pairs = tuple((name, listed(value)) for name, value in classes.items())
@@ -104,11 +104,11 @@ class Folder(Dataset):
         twice = sorted({str(value) for value in values if values.count(value) > 1})
         require(not twice, WHO, "each value in one class", ", ".join(twice))
         left_out = [value for value in values if value in listed(self.ignore)]
-        require(not left_out, WHO, "values of classes apart from ignore", ", ".join(map(str, left_out)))
+        require(not left_out, WHO, "values in classes that are not in ignore", ", ".join(map(str, left_out)))
         for color in (value for value in values if isinstance(value, str)):
             to_rgb(color)
         plain = isinstance(self.masks, str) and self.mask_value is None and not self.soft and not self.threshold
-        require(plain, WHO, "classes without mask_value, threshold, soft and several folders of masks")
+        require(plain, WHO, "classes without mask_value, threshold, soft or several folders of masks")
         object.__setattr__(self, "classes", pairs)
 
     @property
@@ -150,7 +150,7 @@ class Folder(Dataset):
 
     def from_table(self, root: Path, table: str) -> list[Item]:
         """Build the items of each row of a table."""
-        require(isinstance(self.masks, str), WHO, "a table without several folders of masks")
+        require(isinstance(self.masks, str), WHO, "either a table or several folders of masks")
         items: list[Item] = []
         for image, masks, split, group in read_rows(root / table, root):
             stem = without_suffix(image.relative_to(root) if image.is_relative_to(root) else image)
@@ -168,8 +168,8 @@ class Folder(Dataset):
         names = ("val", "valid", "validation") if self.val_images is None else ()
         for place in ((self.test_images or "").replace("test", name) for name in names):
             used = place == self.test_images or not (root / place).is_dir()
-            remedy = f"set dataset.val_images={place} and dataset.val_masks, or dataset.val_images= to draw them"
-            require(used, WHO, "val_images beside test_images", f"none, although there is {root / place}", remedy)
+            remedy = f"set dataset.val_images={place} and dataset.val_masks, or dataset.val_images= to draw images"
+            require(used, WHO, "val_images along with test_images", f"none, although {root / place} exists", remedy)
 
     def matched(self, images: Path, masks: Path, others: set[Path]) -> tuple[Files, Files]:
         """Return the images and masks of two folders, except for the folders `others`, by the core of their names.
@@ -182,15 +182,15 @@ class Folder(Dataset):
         shared = images.resolve() == masks.resolve()
         hint = partial(proposal, list(names[0]), list(names[1]))  # compares all pairs of names: only if needed
         if shared and one == other:
-            remedy = hint() or "set dataset.mask_suffix to what their names end in"
-            require(False, WHO, "names that tell masks from images", f"all of {images}", remedy)
+            remedy = hint() or "set dataset.mask_suffix to the ending of the mask names"
+            require(False, WHO, "names that distinguish masks from images", f"every file of {images} as both", remedy)
         left, right = by_core(names[0], one, other, shared), by_core(names[1], other, one, shared)
         alone = left.keys() - right.keys() if self.missing_mask == "error" else set()
         orphans, none = right.keys() - left.keys(), not left.keys() & right.keys()
         if none or (self.on_bad_item == "raise" and (alone or orphans)):
-            got = f"{len(alone)} of {len(left)} images without{first(left, alone)}, "
-            got += f"{len(orphans)} of {len(right)} masks without{first(right, orphans)}"
-            empty = "" if orphans else "dataset.missing_mask=empty reads such images as ones without foreground, and "
+            got = f"{len(alone)} of {len(left)} images without a mask{first(left, alone)}, "
+            got += f"{len(orphans)} of {len(right)} masks without an image{first(right, orphans)}"
+            empty = "" if orphans else "dataset.missing_mask=empty reads such images as having no foreground, and "
             remedy = hint()
             if not remedy or remedy.endswith(option("mask_suffix", *suffixes)):  # it is already set
                 remedy = f"{empty}dataset.on_bad_item=skip leaves them out"
@@ -204,7 +204,7 @@ class Folder(Dataset):
         # Masks may have several names, one per suffix.
         alike = [images, *([one for one in some if one.name == each] for some in masks for each in dict(some))]
         for one, other, *_ in (same for same in alike if len(same) > 1):
-            fault = f"{one.path}: expected one file of its name, got {other.path} too"
+            fault = f"{one.path}: expected one file of this name, got {other.path} as well"
             return [Item(name, name, split=split, fault=fault)]
         image, group = (images[0].path, self.group_of(images[0].name, name)) if images else (None, name)
         base = Item(name, group, split=split, page=self.page)
@@ -224,7 +224,7 @@ class Folder(Dataset):
         if self.group_pattern is None:
             return name
         found = re.search(self.group_pattern, stem)
-        require(found is not None, WHO, f"group_pattern {self.group_pattern} to match", stem)
+        require(found is not None, WHO, f"group_pattern {self.group_pattern} to match each name", stem)
         return (found and found[min(1, found.re.groups)]) or stem  # the whole match if there are no parentheses
 
 
@@ -239,7 +239,7 @@ def names_in(folder: Path, without: Container[Path]) -> dict[str, list[Path]]:
     for path in files_in(folder, without):  # NFC: macOS stores an umlaut as two characters
         names.setdefault(normalize("NFC", without_suffix(path.relative_to(folder))), []).append(path)
     others = Counter(path.suffix for path in folder.iterdir() if path.is_file()) if not names else {}
-    found = ", ".join(f"{count} of {suffix or 'no ending'}" for suffix, count in others.items()) or "none"
+    found = ", ".join(f"{count} with {suffix or 'no suffix'}" for suffix, count in others.items()) or "none"
     require(bool(names), WHO, f"images ({', '.join(SUFFIXES)}) in {folder}", found)
     return names
 
@@ -271,7 +271,8 @@ def pair_item(
     """
     if image is None or not (empty or all(masks)):
         present = image or next(path for some in masks for path in some)
-        return replace(base, fault=f"{present}: expected {'an image' if image is None else 'a mask'} of its name")
+        partner = "an image for this mask" if image is None else "a mask for this image"
+        return replace(base, fault=f"{present}: expected {partner}")
     paths, reader = [[str(path) for path in some] for some in masks], partial(read_image, str(image), base.page, bands)
     own = tuple(dict.fromkeys(path for some in paths for path in some if path != str(image)))  # a mask may be alpha
     mask = partial(read_all, paths, read, reader)
@@ -283,7 +284,7 @@ def read_all(paths: Sequence[Sequence[str]], read: Read, image: Reader) -> np.nd
     masks = [[read(path) for path in some] for some in paths]
     shapes = sorted({mask.shape for some in masks for mask in some}) or [image().shape[:2]]  # decoded only if needed
     who = next((path for some in paths for path in some), "")
-    require(len(shapes) == 1, who, "masks of one size", ", ".join(f"{w}x{h}" for h, w in shapes))
+    require(len(shapes) == 1, who, "masks of the same size", ", ".join(f"{w}x{h}" for h, w in shapes))
     made = [united(some, who) if some else np.zeros(shapes[0], np.uint8) for some in masks]
     return made[0] if len(made) == 1 else np.stack(made, axis=-1)
 
@@ -292,5 +293,5 @@ def united(masks: Sequence[np.ndarray], who: str) -> np.ndarray:
     """Return the union of several masks of one size; raises ContractError if their classes overlap."""
     classes = len(masks) > 1 and any(((mask > 1) & (mask != IGNORED)).any() for mask in masks)
     overlap = int((np.sum([mask > 0 for mask in masks], axis=0) > 1).sum()) if classes else 0
-    require(not overlap, who, "masks that do not overlap, of classes", f"{overlap} pixels of several")
+    require(not overlap, who, "masks of classes that do not overlap", f"{overlap} pixels in several masks")
     return np.maximum.reduce(masks)

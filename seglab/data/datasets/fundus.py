@@ -46,7 +46,7 @@ class Fundus(Dataset):
         one_of("dataset fundus", self, target=targets, partition=partitions)
         require(0 < self.agreement <= 1, "dataset fundus", "agreement in (0, 1]", self.agreement)
         hard = self.target != "rim_cup" or not self.soft
-        require(hard, "dataset fundus", "soft=false for target=rim_cup, whose classes exclude each other")
+        require(hard, "dataset fundus", "soft=false for target=rim_cup, whose classes are mutually exclusive")
 
     @property
     def task(self) -> Task:
@@ -68,7 +68,7 @@ class Fundus(Dataset):
         elif partitioned:
             images, masks, read = self.rim_one(root, partitioned)
         else:
-            require(study is not None, "dataset fundus", f"a root with {LAYOUTS}", root)
+            require(study is not None, "dataset fundus", f"a root that contains {LAYOUTS}", root)
             images, masks, read = self.study(study.parent if study else root)
         items = []
         for split, path in images:
@@ -82,7 +82,7 @@ class Fundus(Dataset):
 
     def file_warnings(self, items: Sequence[Item]) -> list[str]:
         drawn = all(item.split != "test" for item in items)
-        return ["no test images where this layout has them: they are drawn from those for training"] if drawn else []
+        return ["no images in the test folder: test images are drawn from the training images"] if drawn else []
 
     def drishti(self, train: Path, test: Path) -> Layout:
         """Find the files of Drishti-GS: several folders have copies of an image; maps are found by name anywhere."""
@@ -101,7 +101,7 @@ class Fundus(Dataset):
 
     def study(self, root: Path) -> Layout:
         """Find the files of the study, in which a mask has the same name as its image."""
-        require(self.target == "disc", "dataset fundus", "target=disc in this layout, which has no cups", self.target)
+        require(self.target == "disc", "dataset fundus", "target=disc in this layout without cup masks", self.target)
         folders = (("train", root / "tr_images"), ("test", root / "ts_images"))
         images = [(split, path) for split, folder in folders for path in files_in(folder)]
         masks = {path.stem: [path] for path in files_in(root / "clean_masks")}

@@ -40,14 +40,14 @@ class Mias(Dataset):
         films = read_info(root / self.table)
         items = [self.film(name, files.get(name), circles) for name, circles in films.items()]
         unlisted = sorted(name for name in files.keys() - films.keys() if FILM.fullmatch(name))
-        return items + [Item(n, n, fault=f"{files[n]}: expected rows in {self.table}") for n in unlisted]
+        return items + [Item(n, n, fault=f"{files[n]}: expected a row in {self.table}") for n in unlisted]
 
     def film(self, name: str, path: Path | None, circles: list[Circle | None]) -> Item:
         """Build the item of one film; None in `circles` is a lesion of unknown position."""
         patient, split = f"patient{(int(name[3:]) + 1) // 2:03d}", "test" if self.external else ""
         if path is None:
             place = Path(self.root, self.images, f"{name}.pgm")
-            return Item(name, patient, split=split, fault=f"{place}: expected the film of {self.table}")
+            return Item(name, patient, split=split, fault=f"{place}: expected the film listed in {self.table}")
         known = tuple(circle for circle in circles if circle is not None)
         unknown = "" if len(known) == len(circles) else "lesion of unknown place"
         image, mask = partial(read_image, str(path)), partial(draw, str(path), known)
@@ -73,7 +73,7 @@ def read_info(path: Path) -> dict[str, list[Circle | None]]:
 def draw(path: str, circles: tuple[Circle, ...]) -> np.ndarray:
     """Fill the circles of a film: (h, w) uint8."""
     height, width = read_image(path).shape[:2]
-    require(height == width, path, f"a film of {SIDE}x{SIDE} pixels, or shrunk in proportion", f"{width}x{height}")
+    require(height == width, path, f"a square film, of {SIDE}x{SIDE} pixels or shrunk", f"{width}x{height}")
     mask = np.zeros((height, width), bool)
     for x, y, radius in circles:
         # Shrink the published circle instead of drawing one with a rounded center and radius.

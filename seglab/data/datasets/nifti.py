@@ -36,7 +36,7 @@ class Nifti(Folder):
         return read_image(path, (self.axis, page), self.read_bands)
 
     def items(self) -> list[Item]:
-        require(self.page is None, WHO, "all slices", f"page={self.page}", "leave dataset.page out")
+        require(self.page is None, WHO, "no page, as all slices are read", self.page, "leave dataset.page out")
         items = super().items()
         if self.empty_slices:
             return items
@@ -50,14 +50,15 @@ class Nifti(Folder):
             image, masks = read_header(volume), {path: read_header(path) for path in paths}
             axes[image.orientation] += 1
             elsewhere = {path: mask.place for path, mask in masks.items() if image.misses(mask)}
-            apart += [f"{path} has {place}, its image {image.place}" for path, place in elsewhere.items()]
+            apart += [f"{path} has {place}, its image has {image.place}" for path, place in elsewhere.items()]
         if apart:
-            words = f"{len(apart)} of {sum(map(len, pairs.values()))} masks lie elsewhere than their images"
-            found.append(f"{words}, the first: {apart[0]}; are they of the same scan?")
+            count = f"{len(apart)} of {sum(map(len, pairs.values()))}"
+            words = f"{count} masks differ from their images in position or voxel size; the first: {apart[0]}"
+            found.append(f"{words}; check that they belong to the same scan")
         if len(axes) > 1:
             kinds = ", ".join(f"{count} {kind}" for kind, count in axes.most_common())
-            words = f"volumes of several orientations ({kinds}), whose slices are turned to each other"
-            found.append(f"{words}; nibabel.as_closest_canonical brings all to RAS")
+            words = f"volumes of several orientations ({kinds}), so that some slices are turned or mirrored"
+            found.append(f"{words}; nibabel.as_closest_canonical converts all to RAS")
         return found
 
     def items_of(self, base: Item, image: Path | None, masks: Masks) -> list[Item]:

@@ -137,8 +137,8 @@ def test_known_corrupt_images_are_left_out_and_counted(root):
     ("old", "new", "sentence"),
     [
         ("ImageId", "Image", "columns ImageId and EncodedPixels, got no ImageId"),
-        ("000000011.jpg,", "fffffffff.jpg,1 5", "fffffffff.jpg: expected the image of the table on disk"),
-        ("000000011.jpg,\n", "", "000000011.jpg: expected rows in train_ship"),
+        ("000000011.jpg,", "fffffffff.jpg,1 5", "fffffffff.jpg: expected an image file, as the table lists it"),
+        ("000000011.jpg,\n", "", "000000011.jpg: expected a row in train_ship"),
         ("000000011.jpg,", "000000011.jpg,no ship", "runs of 000000011.jpg: expected whole numbers, got 'no ship'"),
     ],
 )
@@ -178,10 +178,10 @@ def test_shrunk_images_and_other_endings_are_read(root):
     replace_in_table(root, ".jpg", "")
     assert [item.fault for item in data.items()] == [""] * 18
     write_image(root / "train_v2/000000003.png", np.zeros((500, 400)))
-    with pytest.raises(ContractError, match="image 000000003: expected a mask of its own size 400x500"):
+    with pytest.raises(ContractError, match="image 000000003: expected a mask of the same size, 400x500"):
         open_data(data)
     write_image(root / "train_v2/000000003.jpg", np.zeros((384, 384)))
-    with pytest.raises(ContractError, match=r"000000003.jpg: expected one file of its name, got .*000000003.png too"):
+    with pytest.raises(ContractError, match=r"000000003.jpg: expected one file of this name, got .*003.png as well"):
         data.items()
 
 

@@ -187,7 +187,8 @@ def test_what_is_not_on_disk_is_counted_and_named(root):
     gone = [paths(*LESIONS[k])[2] for k in (1, 3)]
     for path in (*gone, *(paths(*LESIONS[k])[1] for k in (1, 3))):
         (root / path).unlink()
-    with pytest.raises(ContractError, match=rf"2 of 6 that are not: {gone[0]}: expected on disk \| {gone[1]}"):
+    words = rf"2 of 6 that are not: {gone[0]}: expected a file \| {gone[1]}: expected a file;"
+    with pytest.raises(ContractError, match=words):
         open_data(ddsm(root))
     assert set(open_data(ddsm(root, on_bad_item="skip")).skipped) >= {FILMS[0], FILMS[2]}
 
@@ -201,22 +202,22 @@ def test_faulty_tables_and_choices_are_one_sentence(root):
     table.write_bytes(b"")
     with pytest.raises(ContractError, match=r"expected comma-separated columns .*, got no patient_id and no"):
         ddsm(root).items()
-    with pytest.raises(ContractError, match="lesions that pass view"):
+    with pytest.raises(ContractError, match="lesions that match view, side, pathology and density, got none"):
         ddsm(root, abnormality="calc", view="MLO").items()
 
 
 @classic
 @pytest.mark.parametrize("pattern", ["mass*", "*_test_*"])
 def test_missing_tables_and_masks_of_another_size_are_warnings(root, pattern, tmp_path, caplog):
-    words = "1 of 6 films have masks of another size, which are stretched to theirs, the first: "
+    words = "1 of 6 films have masks of a slightly different size, which are resized; the first: "
     said = ddsm(root).file_warnings(ddsm(root).items())
-    assert said == [f"{words}{root / paths(*LESIONS[3])[1]} is 103x80, its film 100x80"]
+    assert said == [f"{words}{root / paths(*LESIONS[3])[1]} is 103x80, its film is 100x80"]
     gone = sorted(path.name for path in (root / "csv").glob(pattern))
     for name in gone:
         (root / "csv" / name).unlink()
-    drawn = ", and test images are drawn from the others" if pattern == "*_test_*" else ""
+    drawn = ", and test images are drawn from the other images" if pattern == "*_test_*" else ""
     names = " and no ".join(sorted(gone, reverse=True))
-    words = f"no {names}: lesions that are only there count as background{drawn}; dataset.abnormality says which"
+    words = f"no {names}: lesions listed only there count as background{drawn}; dataset.abnormality selects"
     assert ddsm(root).file_warnings(ddsm(root).items())[0].startswith(words)
     prepare(ddsm(root), {}, tmp_path / "ready")
     assert any(line.startswith(f"data: {words}") for line in caplog.messages)
@@ -227,7 +228,7 @@ def test_missing_tables_and_masks_of_another_size_are_warnings(root, pattern, tm
 def test_a_black_or_inverted_mask_is_damaged(root, level, percent):
     mask = np.zeros((HEIGHT, WIDTH), np.uint8) if level == 0 else 255 - roi(10, 0)
     path = write_dicom(root / paths(*LESIONS[4])[1], mask, bits=8)
-    with pytest.raises(ContractError, match=rf"100x80 with {percent} % foreground, which is no lesion"):
+    with pytest.raises(ContractError, match=rf"100x80 with {percent} % foreground, which cannot be a lesion"):
         open_data(ddsm(root))
     audited = audit(ddsm(root)).facts
     assert audited["unreadable"] == 1

@@ -84,23 +84,23 @@ def test_packed_run_lengths_are_those_of_the_tools(tmp_path):
 def test_what_is_wrong_in_a_file_is_one_sentence(root):
     (root / "images/deep/3.png").unlink()
     (fault,) = (item.fault for item in coco(root).items() if item.fault)
-    assert fault == f"{root}/images/deep/3.png: expected an image that the COCO file names"
+    assert fault == f"{root}/images/deep/3.png: expected an image file, as the COCO file lists it"
     with pytest.raises(ContractError, match=r"a COCO file that exists, got .*other.json; set dataset.annotations"):
         coco(root, annotations={"train": "other.json"}).items()
-    with pytest.raises(ContractError, match="a file, or one for train, val and test, got valid"):
+    with pytest.raises(ContractError, match="to be one file, or a file each for train, val and test, got valid"):
         coco(root, annotations={"valid": "annotations.json"})
     write(root, [region(SHIP, square(4, 6, 12, 10)), region(SHIP, [])])
-    with pytest.raises(ContractError, match="an outline of each object, got 1 without, such as boxes alone"):
+    with pytest.raises(ContractError, match="an outline of each object, got 1 without one, such as a box alone"):
         coco(root).items()
     for degenerate in ([[1, 2]], [[5, 5, 10, 10]], [[]], [[1, 2, 9, 9], *square(4, 6, 12, 10)], [1, 2, 3, 4, 5, 6]):
         (item,) = coco(write(root, [region(SHIP, degenerate)])).items()
         assert item.fault == f"{root}/images/deep/0.png: expected outlines of at least three points"
     write(root, [region(SHIP, square(4, 6, 12, 10)), region(9, square(4, 6, 12, 10))])
-    with pytest.raises(ContractError, match="expected a category of each annotation, got none of id 9"):
+    with pytest.raises(ContractError, match="expected a category for each category_id, got none for 9"):
         coco(root).items()
     write(root, [], images=[{"id": 10, "file_name": "deep/0.png"}])
-    with pytest.raises(ContractError, match="expected id, file_name, height, width of all images, got 1 without"):
+    with pytest.raises(ContractError, match="expected id, file_name, height, width in all images, got 1 incomplete"):
         coco(root).items()
     (root / "annotations.json").write_text("{")
-    with pytest.raises(ContractError, match="expected images, annotations and categories, got no images and no"):
+    with pytest.raises(ContractError, match="expected the keys images, annotations and categories, got no images and"):
         coco(root).items()

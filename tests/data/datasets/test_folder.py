@@ -56,13 +56,15 @@ def test_patients_stay_together(root):
     splits = open_data(folder(root, group_pattern=r"^(P\d+)_", test_fraction=0.25)).splits
     assert len({item.group for item in splits.test}) == 1
     assert [item.group for item in folder(root, group_pattern=r"^P\d+").items()] == [item.group for item in items]
-    with pytest.raises(ContractError, match=r"group_pattern \^Q to match"):
+    with pytest.raises(ContractError, match=r"group_pattern \^Q to match each name, got P0_0"):
         folder(root, group_pattern="^Q").items()
 
 
 def test_the_same_images_for_training_and_test_are_refused(root):
     shutil.copytree(root / "images", root / "more")
-    words = r"12 of 24 that are not: train/P\d_\d+: expected in one split, got the file of test/P\d_\d+ in \w+ and test"
+    words = (
+        r"12 of 24 that are not: train/(P\d_\d+): expected in one split, got its file in \w+ and, as test/\1, in test"
+    )
     for images in ("more", "images"):
         with pytest.raises(ContractError, match=words):
             open_data(folder(root, test_images=images, test_masks="masks"))
@@ -74,22 +76,22 @@ def test_folders_of_their_own_are_the_splits(tmp_path):
         write_scenes(tmp_path, count, named=named, width=50 + count)
     options = {"images": "train/images", "masks": "train/masks", "mask_suffix": ""}
     options |= {"test_images": "test/images", "test_masks": "test/masks"}
-    with pytest.raises(ContractError, match=r"although there is .*val/images; set dataset.val_images=val/images and"):
+    with pytest.raises(ContractError, match=r"although .*val/images exists; set dataset.val_images=val/images and"):
         folder(tmp_path, **options).items()
     drawn = open_data(folder(tmp_path, **options, val_images="")).splits
     assert [len(ids) for ids in drawn.ids().values()] == [4, 1, 4]
     own = open_data(folder(tmp_path, **options, val_images="val/images", val_masks="val/masks")).splits
     assert [len(ids) for ids in own.ids().values()] == [5, 3, 4]
     assert own.val[0].id == "val/val00"
-    with pytest.raises(ContractError, match="val_images and val_masks together"):
+    with pytest.raises(ContractError, match="val_images and val_masks to be set together"):
         folder(tmp_path, **options, val_images="val/images")
 
 
 @pytest.mark.parametrize(
     ("broken", "sentence"),
     [
-        ("masks/P0_1_mask.png", r"got 1 of 12 images without \(first P0_1.png\), 0 of 11 .*on_bad_item=skip leaves"),
-        ("images/P0_1.png", r"0 of 11 images without, 1 of 12 masks without \(first P0_1_mask.png\)"),
+        ("masks/P0_1_mask.png", r"1 of 12 images without a mask \(first P0_1.png\), 0 of 11 .*on_bad_item=skip leaves"),
+        ("images/P0_1.png", r"0 of 11 images without a mask, 1 of 12 masks without an image \(first P0_1_mask.png\)"),
     ],
 )
 def test_a_file_without_its_partner_is_one_sentence_or_skipped_and_counted(root, broken, sentence):
@@ -127,7 +129,7 @@ def test_names_are_matched_and_what_to_set_is_proposed(tmp_path, kind):
     image, mask, options = NAMES[kind]
     write_scenes(tmp_path, named=(image, mask))
     if options:
-        words = r"6 of 6 images without \(first .*\), 6 of 6 masks without \(first .*\); .*: set "
+        words = r"6 of 6 images without a mask \(first .*\), 6 of 6 masks without an image \(first .*\); .*: set "
         with pytest.raises(ContractError, match=words) as raised:
             folder(tmp_path, mask_suffix="").items()
         for name, value in options.items():
@@ -142,7 +144,8 @@ def test_several_masks_of_one_image_are_united(tmp_path):
     more = np.zeros((40, 48), bool)
     more[30:35, 30:40] = True
     save(tmp_path / "all/case (03)_mask_1.png", white(more))
-    words = r"tell masks from images, got all of .*: set 'dataset.mask_suffix=\[_mask,_mask_1\]'"
+    suffixes = r"mask names end in _mask or _mask_1: set 'dataset.mask_suffix=\[_mask,_mask_1\]'"
+    words = f"distinguish masks from images, got every file of .* as both; {suffixes}"
     with pytest.raises(ContractError, match=words):
         folder(tmp_path, images="all", masks="all", mask_suffix="").items()
     both = {"images": "all", "masks": "all", "mask_suffix": ["_mask", "_mask_1"]}
@@ -154,7 +157,7 @@ def test_several_masks_of_one_image_are_united(tmp_path):
     soft = folder(tmp_path, **both, soft=True, ignore=255).items()[3].mask()
     np.testing.assert_array_equal(np.isnan(soft), items[3].mask())  # 255 in either mask is ignored
     save(tmp_path / "all/case (03)_mask_1.png", white(more[1:]))
-    with pytest.raises(ContractError, match=r"\(03\)_mask.png: expected masks of one size, got 48x39, 48x40"):
+    with pytest.raises(ContractError, match=r"\(03\)_mask.png: expected masks of the same size, got 48x39, 48x40"):
         folder(tmp_path, **both, classes={"background": 0, "object": 255}).items()[3].mask()
 
 
@@ -162,7 +165,7 @@ def test_an_image_without_a_mask_may_have_no_foreground(tmp_path):
     write_scenes(tmp_path)
     for k in (1, 4):
         (tmp_path / f"masks/{k:02d}.png").unlink()
-    words = r"2 of 6 images without \(first 01.png\).*dataset.missing_mask=empty reads such"
+    words = r"2 of 6 images without a mask \(first 01.png\).*dataset.missing_mask=empty reads such"
     with pytest.raises(ContractError, match=words):
         open_data(folder(tmp_path, mask_suffix=""))
     opened = open_data(folder(tmp_path, mask_suffix="", missing_mask="empty"))
@@ -172,18 +175,19 @@ def test_an_image_without_a_mask_may_have_no_foreground(tmp_path):
     np.testing.assert_array_equal(bands.mask(), np.zeros((9, 8)))
     (tmp_path / "images/09.tif").unlink()
     (tmp_path / "masks/07.png").write_bytes((tmp_path / "masks/00.png").read_bytes())
-    with pytest.raises(ContractError, match=r"0 of 6 images without, 1 of 5 masks without \(first 07.png\)"):
+    words = r"0 of 6 images without a mask, 1 of 5 masks without an image \(first 07.png\)"
+    with pytest.raises(ContractError, match=words):
         open_data(folder(tmp_path, mask_suffix="", missing_mask="empty"))
     shutil.rmtree(tmp_path / "masks")
     write_scenes(tmp_path, 4, named=("other/{}", "masks/z{}"))  # a wrong folder of masks
-    with pytest.raises(ContractError, match=r"0 of 6 images without, 4 of 4 masks"):
+    with pytest.raises(ContractError, match=r"0 of 6 images without a mask, 4 of 4 masks"):
         open_data(folder(tmp_path, mask_suffix="", missing_mask="empty"))
 
 
 def test_two_files_of_one_name_are_refused_or_left_out(tmp_path):
     write_scenes(tmp_path)
     write_image(tmp_path / "masks/02.jpg", np.zeros((40, 48)))
-    words = r"1 of 6 that are not: .*masks/02.jpg: expected one file of its name, got .*masks/02.png too"
+    words = r"1 of 6 that are not: .*masks/02.jpg: expected one file of this name, got .*masks/02.png as well"
     with pytest.raises(ContractError, match=words):
         open_data(folder(tmp_path, mask_suffix=""))
     assert open_data(folder(tmp_path, mask_suffix="", on_bad_item="skip")).skipped.keys() == {"02"}
@@ -193,7 +197,7 @@ def test_home_is_expanded_and_a_pattern_is_checked(tmp_path, monkeypatch):
     write_scenes(tmp_path / "data (1), new=2", 3)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert len(folder(Path("~/data (1), new=2"), mask_suffix="").items()) == 3
-    with pytest.raises(ContractError, match=r"group_pattern as a regular expression, got '\^\(P' \(missing \)"):
+    with pytest.raises(ContractError, match=r"group_pattern to be a regular expression, got '\^\(P' \(missing \)"):
         folder(tmp_path, group_pattern="^(P")
     with pytest.raises(ContractError, match="numbers and colors such as \"#ff8000\", got 'red'"):
         folder(tmp_path, mask_value=["red"])
@@ -218,7 +222,7 @@ def test_a_table_names_the_files_of_each_image_its_split_and_its_group(tmp_path)
     table = tmp_path / "list.csv"
     table.write_text("\n".join(["image,mask,split,group", *cells, "scans/03.png,,test,p9"]))
     with pytest.raises(
-        ContractError, match=r"1 of 4 that are not: .*scans/03.png: expected a mask of its name; .*skip"
+        ContractError, match=r"1 of 4 that are not: .*scans/03.png: expected a mask for this image; .*skip"
     ):
         open_data(folder(tmp_path, table="list.csv"))
     items = folder(tmp_path, table="list.csv", missing_mask="empty").items()
@@ -242,10 +246,10 @@ def test_a_table_names_the_files_of_each_image_its_split_and_its_group(tmp_path)
             "image,mask\ngone.png,list.csv",
             "1 of 1 that are not: list.csv: expected files that exist, got .*/gone.png; ",
         ),
-        ("picture,mask\na.png,b.png", "expected columns of image, mask, split, group, got picture, mask"),
-        ("image,mask\na.png,b.png\na.png,c.png", "expected an image in each row, each once, got a.png"),
-        ("image,mask\nd\u00e4.png,b.png", "expected a text in UTF-8, got another encoding; save it as CSV UTF-8"),
-        ("image,mask,split\na.png,b.png,valid", "expected train, val or test in each cell of split.*got valid"),
+        ("picture,mask\na.png,b.png", "expected columns image and mask, and optionally split and group, got pict"),
+        ("image,mask\na.png,b.png\na.png,c.png", "expected a different image in each row, got a.png"),
+        ("image,mask\nd\u00e4.png,b.png", "expected a text file in UTF-8, got another encoding; save it as CSV UTF-8"),
+        ("image,mask,split\na.png,b.png,valid", "expected train, val or test in each cell of split, or all empty, got"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_one_sentence(tmp_path, text, sentence):

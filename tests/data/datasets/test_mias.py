@@ -53,7 +53,7 @@ def test_films_with_a_lesion_of_unknown_place_are_left_out_and_counted(root):
 
 def test_a_missing_film_or_table_is_one_sentence(root):
     (root / "all-mias/mdb002.pgm").unlink()
-    with pytest.raises(ContractError, match=r"1 of 6 that are not: .*mdb002.pgm: expected the film of Info.txt"):
+    with pytest.raises(ContractError, match=r"1 of 6 that are not: .*mdb002.pgm: expected the film listed in Info.txt"):
         open_data(mias(root))
     with pytest.raises(ContractError, match="a table that exists"):
         mias(root, table="info.txt").items()
@@ -65,7 +65,7 @@ def test_a_missing_film_or_table_is_one_sentence(root):
 def test_a_film_that_is_not_listed_and_a_damaged_row_are_one_sentence(root):
     write_image(root / "all-mias/README.png", np.zeros((4, 4)))
     rows, damaged = [row for row in INFO.splitlines() if not row.startswith("mdb005")], "mdb005 F CIRC B 477 133"
-    for row, sentence in (("", r"1 of 6 .*mdb005.pgm: expected rows in Info.txt"), (damaged, f"got '{damaged}'")):
+    for row, sentence in (("", r"1 of 6 .*mdb005.pgm: expected a row in Info.txt"), (damaged, f"got '{damaged}'")):
         (root / "Info.txt").write_text("\n".join([*rows, row]))
         with pytest.raises(ContractError, match=sentence):
             open_data(mias(root))
@@ -93,7 +93,8 @@ def test_films_shrunk_out_of_proportion_are_refused_and_a_small_circle_leaves_a_
     mask = mias(root).items()[0].mask()
     assert list(zip(*np.nonzero(mask), strict=True)) == [((1023 - 425) // 16, 535 // 16)]
     write_image(root / "all-mias/mdb001.pgm", np.full((256, 128), 9))
-    with pytest.raises(ContractError, match=r"mdb001.pgm: expected a film of 1024x1024 pixels, or shrunk .* 128x256"):
+    words = "mdb001.pgm: expected a square film, of 1024x1024 pixels or shrunk, got 128x256"
+    with pytest.raises(ContractError, match=words):
         open_data(mias(root))
 
 

@@ -114,7 +114,7 @@ def test_what_is_wrong_with_a_volume_is_one_sentence(root):
     whole.write_bytes(whole.read_bytes()[:-800])
     with pytest.raises(ContractError, match=r"case5_0000.nii.gz: expected a readable image, got a damaged NIfTI"):
         [item.image() for item in nifti(root).items() if item.group == "case5"]
-    with pytest.raises(ContractError, match=r"expected all slices, got page=1; leave dataset.page out"):
+    with pytest.raises(ContractError, match=r"expected no page, as all slices are read, got 1; leave dataset.page out"):
         nifti(root, page=1).items()
 
 
@@ -126,12 +126,12 @@ def test_masks_that_lie_elsewhere_and_volumes_turned_to_each_other_are_warnings(
         write(root / f"masks/case{k}.nii", scan(k)[1], affine)
     for kind in ("images/case7_0000.nii.gz", "masks/case7.nii"):
         write(root / kind, scan(7)["masks" in kind], np.diag([1.0, 1.0, 2.0, 1.0]))
-    place = "voxels of 1.5x1.5x3 mm from (0, 0, 0), its image voxels of 1x1x2 mm from (0, 0, 0)"
+    place = "voxels of 1.5x1.5x3 mm from (0, 0, 0), its image has voxels of 1x1x2 mm from (0, 0, 0)"
     said = [
-        f"2 of 8 masks lie elsewhere than their images, the first: {root}/masks/case1.nii has {place}; are they of the "
-        "same scan?",
-        "volumes of several orientations (7 LPS, 1 RAS), whose slices are turned to each other; "
-        "nibabel.as_closest_canonical brings all to RAS",
+        f"2 of 8 masks differ from their images in position or voxel size; the first: {root}/masks/case1.nii has "
+        f"{place}; check that they belong to the same scan",
+        "volumes of several orientations (7 LPS, 1 RAS), so that some slices are turned or mirrored; "
+        "nibabel.as_closest_canonical converts all to RAS",
     ]
     assert open_data(nifti(root)).warnings()[:2] == said
     assert audit(nifti(root)).facts["warnings"][:2] == said

@@ -89,7 +89,7 @@ def test_a_wrong_object_is_missing_flipped_grown_or_shrunk():
         ({"size": 8}, "size of at least 32"),
         ({"empty": 1.5}, r"empty in \[0, 1\]"),
         ({"foreground": 0.0}, r"foreground in \(0, 0.3\], got 0.0"),
-        ({"mean": (0.1, 0.2)}, r"mean of auto, or with 1 or 3 numbers, got \(0.1, 0.2\)"),
+        ({"mean": (0.1, 0.2)}, r"mean to be auto, or a list of 1 or 3 numbers, got \(0.1, 0.2\)"),
     ],
 )
 def test_a_value_out_of_range_is_one_sentence(options, sentence):
