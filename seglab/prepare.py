@@ -1,4 +1,4 @@
-"""`python -m seglab.prepare`: decode a data set once into files that training memory-maps, or audit it."""
+"""`python -m seglab.prepare`: decode a dataset once into files that training memory-maps, or audit it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, folder: Path) -> int:
-    """Prepare or audit the data set of `cfg`, as `cfg.mode` says; return the number of usable images."""
+    """Prepare or audit the dataset of `cfg`, as `cfg.mode` says; return the number of usable images."""
     check_root(cfg)
     check(cfg)
     require(cfg.mode in ("prepare", "audit"), "mode", "prepare or audit", cfg.mode)
@@ -33,7 +33,7 @@ def run(cfg: DictConfig, folder: Path) -> int:
 
 
 def prepare(dataset: Dataset, node: dict[str, Any], folder: Path) -> int:
-    """Decode every image at its own size into `folder`, except those already there; `node` configures the data set."""
+    """Decode every image at its own size into `folder`, except those already there; `node` configures the dataset."""
     from seglab.data import store
     from seglab.data.prepare_data import raise_on_faults
 
@@ -41,7 +41,8 @@ def prepare(dataset: Dataset, node: dict[str, Any], folder: Path) -> int:
     raise_on_faults([item.fault for item in listed if item.fault], len(listed), dataset)
     items = store.build(listed, replace(dataset, fit="patch"), folder, complete=True)  # patch: images keep their size
     left = [item.fault or f"{item.id}: {item.left_out}" for item in items if item.fault or item.left_out]
-    require(len(left) < len(items), "dataset", "images that can be used", f"none; the first: {left and left[0]}")
+    got = f"none; the first of {len(left)} reasons: {left[0]}" if left else "none"
+    require(len(left) < len(items), "dataset", "usable images", got)
     store.note_raw(folder, node | {"root": ".", "cache_dir": None, "split_file": None})  # wherever the files are
     size = (folder / store.PIXELS).stat().st_size
     log.info("%s: %d images, %d left out, %.2f GB", folder, len(items) - len(left), len(left), size / 1e9)
@@ -67,7 +68,7 @@ def options(dataset: Dataset) -> Iterator[str]:
 
 
 def inspect(dataset: Dataset, folder: Path) -> int:
-    """Log and write an audit of the data set; raise ContractError if no image can be read or two splits share one."""
+    """Log and write an audit of the dataset; raise ContractError if no image can be read or two splits share one."""
     from seglab.data.audit import audit
     from seglab.reporting.audit_figure import overview
 
@@ -78,11 +79,13 @@ def inspect(dataset: Dataset, folder: Path) -> int:
     width = max(len(name) for name in found.facts)
     for name, fact in found.facts.items():
         log.info("%-*s  %s", width, name.replace("_", " "), spell(fact))
-    log.info("%s: audit.json audit.png split.json (dataset.split_file=... freezes it)", folder)
+    keep = f"dataset.split_file={folder / 'split.json'} keeps this split"
+    log.info("%s: audit.json, audit.png and split.json; %s", folder, keep)
     count, faults = sum(found.facts["images"].values()), found.facts["unreadable_first"]
-    require(count > 0, "dataset", "images that can be read", f"none; the first: {faults[0] if faults else 'no images'}")
-    none = f"{len(found.leaks)} pairs: {'; '.join(found.leaks[:3])}"
-    require(not found.leaks, "dataset", "no image in two splits", none, "see audit.json")
+    got = f"none; the first of {found.facts['unreadable']} errors: {faults[0]}" if faults else "none"
+    require(count > 0, "dataset", "readable images", got)
+    got = f"{len(found.leaks)} pairs: {'; '.join(found.leaks[:3])}"
+    require(not found.leaks, "dataset", "no image in two splits", got, "see audit.json")
     return count
 
 

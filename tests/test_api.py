@@ -121,11 +121,11 @@ def test_an_image_that_would_be_misread_is_one_sentence(image):
 
 
 WRONG = [
-    ({"masks": []}, r"expected a mask and a group for each image, got \[0, 2\]"),
-    ({"groups": [1]}, r"expected a mask and a group for each image, got \[1, 2\]"),
-    ({"images": [np.zeros((4, 4)), np.zeros((4, 4))]}, r"image 0 as \(h, w\) .*, got \(4, 4\) of float64; convert"),
-    ({"masks": [np.zeros((4, 5)), np.zeros((4, 4))]}, r"a mask \(4, 4\) for image 0, got one of \(4, 5\)"),
-    ({"images": ["no.png", "no.png"]}, "an array or a file, got no.png"),
+    ({"masks": []}, r"expected a mask and a group for each image, got 2 images, 0 masks and 2 groups"),
+    ({"groups": [1]}, r"expected a mask and a group for each image, got 2 images, 2 masks and 1 groups"),
+    ({"images": [np.zeros((4, 4)), np.zeros((4, 4))]}, r"image 0 as \(h, w\) .*, got \(4, 4\) float64; convert"),
+    ({"masks": [np.zeros((4, 5)), np.zeros((4, 4))]}, r"a mask of shape \(4, 4\) for image 0, got \(4, 5\)"),
+    ({"images": ["no.png", "no.png"]}, "an array or an existing file, got no.png"),
 ]
 
 

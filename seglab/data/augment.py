@@ -21,7 +21,7 @@ warnings.filterwarnings("error", message=r"Argument\(s\) .* not valid for transf
 
 NORMALIZED = "seglab normalizes on the device (dataset.mean, dataset.std); leave it out"
 REFUSED = dict.fromkeys(("Normalize", "ToFloat", "FromFloat"), NORMALIZED)  # transforms with which chains often end
-REFUSED |= dict.fromkeys(("ToTensorV2", "ToTensor3D"), "seglab makes tensors itself; leave it out")
+REFUSED |= dict.fromkeys(("ToTensorV2", "ToTensor3D"), "seglab converts images to tensors itself; leave it out")
 Changed = tuple[Tensor, Tensor, Tensor | None]  # image, target and valid mask of an augmented batch
 
 
@@ -57,12 +57,13 @@ def require_unchanged(who: str, image: np.ndarray, mask: np.ndarray, out: dict[s
     shapes = (image.shape, image.shape[:2]) if image.shape[2:] == (1,) else (image.shape,)  # some drop a single channel
     same = tuple(found.shape) in shapes and truth.shape == mask.shape
     same = same and (found.dtype, truth.dtype) == (image.dtype, mask.dtype)
-    require(same, who, f"{expected} as before", got, "dataset.size, fit, mean and std make what the model sees")
+    remedy = "set the size of images with dataset.size and dataset.fit"
+    require(same, who, f"{expected} as before", got, remedy)
     if image.dtype == np.float32:
         low, high = float(found.min()), float(found.max())
-        require(low >= -0.01 and high <= 1.01, who, "an image from 0 to 1", f"{low:.3g} to {high:.3g}", NORMALIZED)
+        require(low >= -0.01 and high <= 1.01, who, "values from 0 to 1", f"{low:.3g} to {high:.3g}", NORMALIZED)
     most = max(int(mask.max()), 1)
-    require(truth.max() <= most, who, f"a mask of at most {most}, as before", truth.max(), "set fill_mask=0")
+    require(truth.max() <= most, who, f"mask values of at most {most}, as before", truth.max(), "set fill_mask=0")
 
 
 def spell(array: Any) -> str:
@@ -84,9 +85,9 @@ class Chain(Augment):
 
         for name, step in self.steps.items():
             who, kind = f"augment.steps.{name}", type(step).__name__
-            require(kind not in REFUSED, who, "a transform of pixels", kind, REFUSED.get(kind, ""))
+            require(kind not in REFUSED, who, "an augmentation", kind, REFUSED.get(kind, ""))
             known = isinstance(step, BasicTransform | BaseCompose)
-            require(known, who, "a transform of albumentations", kind, "write {_target_: albumentations.NAME}")
+            require(known, who, "an albumentations transform", kind, "write {_target_: albumentations.NAME}")
 
     @cached_property
     def chain(self) -> Any:

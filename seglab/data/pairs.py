@@ -25,8 +25,9 @@ def write_pairs(
     Raises ContractError if counts, shapes or types do not fit.
     """
     groups = range(len(images)) if groups is None else groups
-    counts = {len(images), len(masks), len(groups)}
-    require(len(counts) == 1 and len(images) > 0, "compare", "a mask and a group for each image", sorted(counts))
+    got = f"{len(images)} images, {len(masks)} masks and {len(groups)} groups"
+    fits = len(images) == len(masks) == len(groups) > 0
+    require(fits, "compare", "a mask and a group for each image", got)
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     found = blake2b(digest_size=8)
     place.mkdir(parents=True, exist_ok=True)
@@ -36,11 +37,11 @@ def write_pairs(
             if isinstance(image, np.ndarray):
                 shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
                 fits = shaped and image.dtype in (np.uint8, np.uint16)
-                got, remedy = f"{image.shape} of {image.dtype}", "convert with (255 * image).astype('uint8')"
-                require(fits, "compare", f"image {k} as (h, w) or (h, w, 3) of uint8 or uint16", got, remedy)
+                got, remedy = f"{image.shape} {image.dtype}", "convert with (255 * image).astype('uint8')"
+                require(fits, "compare", f"image {k} as (h, w) or (h, w, 3), uint8 or uint16", got, remedy)
             if isinstance(image, np.ndarray) and isinstance(mask, np.ndarray):
                 fits = mask.shape == image.shape[:2]
-                require(fits, "compare", f"a mask {image.shape[:2]} for image {k}", f"one of {mask.shape}")
+                require(fits, "compare", f"a mask of shape {image.shape[:2]} for image {k}", mask.shape)
             if isinstance(mask, np.ndarray):
                 mask = np.where(mask > 0, 255, 0).astype(np.uint8)
             for source, kind in ((image, "images"), (mask, "masks")):
@@ -63,6 +64,6 @@ def write(source: Source, place: Path) -> str:
         place.with_suffix(".png").write_bytes(data)
         return blake2b(data, digest_size=8).hexdigest()
     file = Path(source).resolve()
-    require(file.is_file(), "compare", "an array or a file", source)
+    require(file.is_file(), "compare", "an array or an existing file", source)
     place.with_suffix(file.suffix).symlink_to(file)
     return str(file)  # the dataset hashes its content

@@ -46,9 +46,9 @@ def read_image(path: str, page: Page | None = None, bands: Sequence[int] | None 
         count = pixels.shape[2] if pixels.ndim == 3 else 1
         got = f"{count} bands"
         if raster.format == "TIFF" and alpha is not None:  # in a TIFF, alpha is often really near infrared
-            count, got = count + 1, f"{count + 1} bands, of which the last is called alpha but is not opaque"
-        remedy = "train with dataset.bands=[3,2,1] to choose some, or with dataset.channels as their number"
-        require(count in (1, 3), path, "1 band (gray) or 3 (red, green, blue)", got, remedy)
+            count, got = count + 1, f"{count + 1} bands, of which the last is declared as alpha but is not opaque"
+        remedy = "train with dataset.bands=[3,2,1] to select bands, or with dataset.channels set to their number"
+        require(count in (1, 3), path, "1 band (gray) or 3 bands (red, green, blue)", got, remedy)
     if raster.no_data is None and pixels.dtype in (np.uint8, np.uint16):
         return pixels
     pixels = pixels.astype(np.float32)
@@ -56,7 +56,7 @@ def read_image(path: str, page: Page | None = None, bands: Sequence[int] | None 
         empty = np.isnan(pixels) if np.isnan(raster.no_data) else pixels == np.float32(raster.no_data)
         pixels[empty if empty.ndim == 2 else empty.all(2)] = np.nan  # in one band alone, it may be a measurement
     lost = np.count_nonzero(~np.isfinite(pixels) if raster.no_data is None else np.isinf(pixels))
-    require(not lost, path, "finite values", f"{lost} of {pixels.size} that are not", "fill them before")
+    require(not lost, path, "finite values", f"{lost} of {pixels.size} that are not", "replace them in the file")
     return pixels
 
 
@@ -92,7 +92,7 @@ def recognize(path: str) -> tuple[str, bytes]:
     try:
         return str(header(data).format), data
     except Exception:
-        found = f"{len(data)} bytes that no decoder takes"
+        found = f"{len(data)} bytes of an unknown format"
         raise ContractError(f"{path}: expected a readable image ({', '.join(FORMATS)}), got {found}") from None
 
 
@@ -131,7 +131,7 @@ def decode_opencv(path: str, data: bytes, page: Page | None) -> Raster:
     require_size(path, head.height, head.width)
     is_jpeg, again = name in ("JPEG", "MPO"), "copy the file again"
     # Decoders silently fill missing rows with gray.
-    require(not is_jpeg or is_whole_jpeg(data), path, "a whole JPEG", "one without its end", again)
+    require(not is_jpeg or is_whole_jpeg(data), path, "a complete JPEG", "one without an end marker", again)
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # as stored: bits, alpha, orientation
     if array is None:
         raise ContractError(f"{path}: expected a readable image, got a damaged {name}; {again}")
@@ -204,7 +204,7 @@ SUFFIXES = tuple(suffix for one in FORMATS.values() for suffix in one.suffixes)
 def existing_folder(path: str | Path) -> Path:
     """Return a dataset folder with `~` expanded; raises ContractError if it does not exist."""
     folder = Path(path).expanduser()
-    remedy = "see dataset.root and the options that name folders in it"
+    remedy = "check dataset.root and the options that name folders in it"
     require(folder.is_dir(), "dataset", "a folder that exists", folder, remedy)
     return folder
 

@@ -13,7 +13,7 @@ from seglab.images.raster import Page, Raster
 
 Value: TypeAlias = int | str  # a gray level or a palette index; or a color, "#rrggbb"
 HALF = 127  # threshold of lossy masks, half of 255: compression leaves levels of up to a few dozen beside every edge
-NAME_THEM = "name the foreground by dataset.mask_value, one of these or a list"
+NAME_THEM = "set dataset.mask_value to the foreground, one of these or a list"
 
 
 def read_mask(
@@ -45,7 +45,7 @@ def decode_mask(path: str, page: Page | None) -> Raster:
     """Decode a mask file without interpreting its pixels; raises ContractError unless it has 1 or 3 bands."""
     raster = decode(path, page)
     bands = raster.pixels.shape[2] if raster.pixels.ndim == 3 else 1
-    require(bands in (1, 3), path, "a mask of 1 band (levels) or 3 (colors)", f"{bands} bands")
+    require(bands in (1, 3), path, "a mask with 1 band (gray levels) or 3 bands (colors)", f"{bands} bands")
     return raster
 
 
@@ -56,7 +56,7 @@ def foreground(path: str, raster: Raster, threshold: int, named: Sequence[Value]
     pixels, blurred = levels(path, raster, threshold)
     values = value_fractions(raster) if is_colored(raster) else {}
     indices = [name for name in values if not name.startswith("0 ")]
-    require(len(indices) <= 1, path, "one index beside 0, or named ones", summary(values), NAME_THEM)
+    require(len(indices) <= 1, path, "one palette index besides 0, or dataset.mask_value", summary(values), NAME_THEM)
     if not soft or threshold:
         return (pixels > (HALF if blurred and threshold == 0 else threshold)).astype(np.uint8)
     # The values 0 and 1 are fractions already.
@@ -85,7 +85,7 @@ def read_classes(
         kept = raster.pixels[left]
         shares = value_fractions(raster._replace(pixels=kept[:, None], alpha=None))  # as an image one pixel wide
         counts = ", ".join(f"{value} ({round(part * len(kept))} pixels)" for value, part in shares.items())
-        require(False, path, "values listed in dataset.classes", counts, "list them there, or in dataset.ignore")
+        require(False, path, "only values listed in dataset.classes", counts, "list them there or in dataset.ignore")
     return numbers
 
 
@@ -99,7 +99,7 @@ def listed(value: Value | Sequence[Value] | None) -> tuple[Any, ...]:
 def any_of(path: str, raster: Raster, named: Sequence[Value]) -> np.ndarray:
     """Return which pixels, (h, w) bool, have one of several values or colors."""
     exact = not raster.lossy or named == (255,)  # 255 means above half in a lossy mask
-    require(exact, path, "a lossless mask, where values are named", raster.format, "save it as PNG")
+    require(exact, path, "a lossless mask to select single values", raster.format, "save it as PNG")
     mask = np.zeros(raster.pixels.shape[:2], bool)
     for value in named:
         if isinstance(value, str):
@@ -127,10 +127,10 @@ def levels(path: str, raster: Raster, threshold: int = 0) -> tuple[np.ndarray, b
         if (pixels == pixels[:1, :1]).all():  # a constant color carries no mask
             return alpha, True
         same = bool(((gray > threshold) == (alpha > HALF)).all())
-        require(same, path, "a mask in its colors or in its alpha", "both, which differ", "save one of them alone")
+        require(same, path, "a mask in its colors or in its alpha channel", "two that differ", "save only one of them")
     if is_colored(raster):
         remedy = f"save it as PNG, and {NAME_THEM}" if raster.lossy else NAME_THEM
-        require(False, path, "a gray mask, or named colors", summary(value_fractions(raster)), remedy)
+        require(False, path, "a gray mask, or colors in dataset.mask_value", summary(value_fractions(raster)), remedy)
     return gray, raster.lossy
 
 

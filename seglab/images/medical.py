@@ -105,7 +105,7 @@ def read_header(path: str) -> Header:
         image: Any = nibabel.load(path)
         shape, affine, codes = image.shape, image.affine, nibabel.aff2axcodes(image.affine)
     flat = len(shape) >= 3 and all(size == 1 for size in shape[3:])
-    require(flat, path, "a volume of three axes", "x".join(map(str, shape)), "save each part as a file of its own")
+    require(flat, path, "a volume with three axes", "x".join(map(str, shape)), "save each part as a separate file")
     return Header(shape[:3], "".join(code or "?" for code in codes), affine)
 
 

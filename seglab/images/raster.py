@@ -67,8 +67,8 @@ def choose_page(path: str, pages: int, page: Page | None) -> int:
     """Return the number of the page to read, from 0; a file with a single page needs no choice."""
     if pages == 1:
         return 0
-    require(pages > 0, path, "an image", "none: the file is cut off", "copy it again")
-    remedy = f"set dataset.page to one of 0 to {pages - 1}"
+    require(pages > 0, path, "an image", "none: the file is truncated", "copy it again")
+    remedy = f"set dataset.page to a number from 0 to {pages - 1}"
     number = page[1] if isinstance(page, tuple) else page
     if number is None:
         raise SeveralPages(f"{path}: expected one page, got {pages} pages; {remedy}", pages)

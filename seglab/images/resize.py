@@ -40,7 +40,7 @@ def require_bands(who: str, image: np.ndarray, channels: int) -> None:
     """Raise ContractError, naming `who`, unless `to_channels` can convert the image."""
     bands = image.shape[2] if image.ndim == 3 else 1
     fits = bands == channels or {bands, channels} == {1, 3}
-    remedy = "train with dataset.bands to choose some, or with dataset.channels as their number"
+    remedy = "train with dataset.bands to select bands, or with dataset.channels set to their number"
     require(fits, who, f"{channels} band{'' if channels == 1 else 's'} (dataset.channels)", bands, remedy)
 
 

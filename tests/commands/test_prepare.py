@@ -93,7 +93,7 @@ def test_images_that_cannot_be_used_are_refused_or_counted(configure, root, tmp_
     skip = "dataset.on_bad_item=skip"
     assert run(configure("prepare", *mias, skip), tmp_path / "mias") == 1
     (root / "images/mdb000.png").unlink()
-    with pytest.raises(ContractError, match=r"images that can be used, got none; the first: .*mdb000\.pgm: expected"):
+    with pytest.raises(ContractError, match=r"usable images, got none; the first of 9 reasons: .*mdb000\.pgm: expec"):
         run(configure("prepare", *mias, skip), tmp_path / "none")
     (root / "images/03.png").write_bytes(b"")  # only found when it is decoded
     (root / "masks/05.png").unlink()
@@ -114,6 +114,13 @@ def test_an_audit_leaves_its_facts_and_a_picture(configure, root, tmp_path):
     assert fixed == free
 
 
+def test_a_coco_file_without_images_is_one_sentence(configure, tmp_path):
+    write_json(tmp_path / "annotations.json", {"images": [], "annotations": [], "categories": []})
+    coco = ["dataset=coco", f"dataset.root={tmp_path}", "dataset.cache_dir=null"]
+    with pytest.raises(ContractError, match=r"usable images, got none$"):
+        run(configure("prepare", *coco), tmp_path / "ready")
+
+
 def test_large_numbers_of_an_audit_are_whole():
     assert spell({"min": 1024.0, "mean": 0.00034444, "max": 121966.75}) == "min 1024, mean 0.000344, max 121967"
 
@@ -121,7 +128,7 @@ def test_large_numbers_of_an_audit_are_whole():
 def test_an_audit_that_reads_nothing_is_an_error_after_all_is_written(configure, root, tmp_path):
     for path in (root / "masks").iterdir():
         path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(ContractError, match=r"images that can be read, got none; the first: .*masks/00.png: expected"):
+    with pytest.raises(ContractError, match=r"readable images, got none; the first of 8 errors: .*masks/00.png: expec"):
         run(configure("prepare", "mode=audit", *choose(root)), tmp_path)
     facts = facts_of(tmp_path, "audit.json")
     assert (facts["unreadable"], sum(facts["images"].values())) == (8, 0)

@@ -173,8 +173,8 @@ def test_a_transform_that_changes_size_or_channels_is_refused_with_both(name):
 
     image, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
     chain = Chain(steps={"flip": A.HorizontalFlip(), "last": getattr(A, name)(p=0.01, **OTHER_SHAPES[name])})
-    words = rf"augment: {name}: expected an image of 32x32.* as before, got .*dataset.size"
+    words = rf"augment: {name}: expected an image of 32x32.* as before, got .*; set the size .* dataset.size"
     with pytest.raises(ContractError, match=words):
         chain.check(image, mask)
-    with pytest.raises(ContractError, match=r"Normalize.*seglab normalizes.*leave it out"):
+    with pytest.raises(ContractError, match=r"an augmentation, got Normalize; seglab normalizes.*leave it out"):
         Chain(steps={"last": A.Normalize()})

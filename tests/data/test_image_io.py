@@ -89,7 +89,7 @@ def test_a_jpeg_may_be_followed_by_anything_but_must_end(tmp_path, colors):
     (tmp_path / "b.jpg").write_bytes(whole[:2] + b"\xff\xff" + whole[2:])  # fill bytes before a segment
     np.testing.assert_array_equal(read_image(str(tmp_path / "b.jpg")), read_image(str(tmp_path / "a.jpg")))
     (tmp_path / "b.jpg").write_bytes(whole[:-2])
-    with pytest.raises(ContractError, match="a whole JPEG, got one without its end"):
+    with pytest.raises(ContractError, match="a complete JPEG, got one without an end marker; copy the file again"):
         read_image(str(tmp_path / "b.jpg"))
 
 
@@ -108,7 +108,7 @@ def test_other_kinds_of_numbers_come_as_float32_and_are_finite(tmp_path):
         assert image.dtype == np.float32
         np.testing.assert_array_equal(image, values)
     tifffile.imwrite(tmp_path / "a.tif", np.array([[1, np.nan, np.inf]], np.float32))
-    with pytest.raises(ContractError, match=r"a.tif: expected finite values, got 2 of 3 that are not"):
+    with pytest.raises(ContractError, match=r"a.tif: expected finite values, got 2 of 3 that are not; replace them"):
         read_image(str(tmp_path / "a.tif"))
     values = np.array([[1, np.nan, -9999, np.inf]], np.float32)
     tifffile.imwrite(tmp_path / "a.tif", values, extratags=[(42113, "s", 0, "-9999", True)])
@@ -143,7 +143,7 @@ def pages(path, images, **options):
 def test_several_pages_are_refused_with_their_number_or_one_is_chosen(tmp_path, suffix):
     images, path = [np.full((8, 9), level, np.uint8) for level in (0, 255, 128)], str(tmp_path / f"a{suffix}")
     pages(path, images, **({"lossless": True} if suffix == ".webp" else {}))
-    with pytest.raises(ContractError, match=r"expected one page, got 3 pages; set dataset.page to one of 0 to 2"):
+    with pytest.raises(ContractError, match=r"one page, got 3 pages; set dataset.page to a number from 0 to 2"):
         read_image(path)
     assert abs(read_image(path, page=1).astype(int) - 255).max() < 2
     with pytest.raises(ContractError, match="expected page 3, got 3 pages"):
@@ -169,7 +169,7 @@ def test_overviews_and_the_thumbnail_of_a_phone_are_no_pages(tmp_path, colors):
     [
         (np.uint8, "minisblack", [0], "got 2 bands; train with dataset.bands"),
         (np.uint16, "rgb", [0], "got 4 bands; train"),
-        (np.uint8, "rgb", [2], "got 4 bands, of which the last is called alpha but"),
+        (np.uint8, "rgb", [2], "got 4 bands, of which the last is declared as alpha but"),
         (np.float32, "minisblack", [0] * 12, "got 13 bands"),
     ],
 )
@@ -177,7 +177,8 @@ def test_more_bands_than_an_image_has_colors_are_refused_with_their_number(tmp_p
     bands = len(others) + (3 if photometric == "rgb" else 1)
     image = np.random.default_rng(0).integers(1, 200, (8, 9, bands)).astype(kind)
     tifffile.imwrite(tmp_path / "a.tif", image, photometric=photometric, extrasamples=others, planarconfig="contig")
-    with pytest.raises(ContractError, match=rf"a.tif: expected 1 band \(gray\) or 3 \(red, green, blue\), {words}"):
+    expected = r"a.tif: expected 1 band \(gray\) or 3 bands \(red, green, blue\)"
+    with pytest.raises(ContractError, match=f"{expected}, {words}"):
         read_image(str(tmp_path / "a.tif"))
 
 
@@ -217,7 +218,7 @@ def test_what_is_no_image_is_one_sentence(tmp_path):
     with pytest.raises(ContractError, match=r"gone.png: expected a readable file, got No such file"):
         read_image(str(tmp_path / "gone.png"))
     (tmp_path / "a.png").write_text("hello")
-    with pytest.raises(ContractError, match=r"readable image \(PNG, JPEG, .*got 5 bytes that no decoder takes"):
+    with pytest.raises(ContractError, match=r"readable image \(PNG, JPEG, .*got 5 bytes of an unknown format"):
         read_image(str(tmp_path / "a.png"))
     (tmp_path / "b.png").mkdir()
     os.mkfifo(tmp_path / "c.png")

@@ -145,7 +145,7 @@ def test_bands_and_pixels_without_data_come_from_a_geotiff(tmp_path, kind):
     for wrong, words in (({"channels": 3}, r"dataset.bands=\[3,2,1\]"), ({"bands": [5]}, "bands from 1 to 4, got")):
         with pytest.raises(ContractError, match=words):
             open_data(folder(tmp_path, **options, **wrong))
-    with pytest.raises(ContractError, match=r"expected 2 bands .*got 4; train with dataset.bands"):
+    with pytest.raises(ContractError, match=r"expected 2 bands .*got 4; train with dataset.bands to select"):
         DataModule(folder(tmp_path, channels=2, range=[0, 4095], **options)).samples("test")[[(0, 0)]]
 
 

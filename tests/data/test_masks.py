@@ -33,7 +33,7 @@ def test_what_loss_has_blurred_is_cut_at_half_and_said(tmp_path):
         assert iou(read_mask(path), mask) > (0.95 if kind == "coarse JPEG" else 0.985), kind
         np.testing.assert_array_equal(read_mask(path, value=255), read_mask(path))
         assert mask_facts(path)["lossy"] == {".webp": "WEBP", ".tif": "TIFF"}.get(suffix, "JPEG")
-        with pytest.raises(ContractError, match=r"a lossless mask, where values are named, got .*; save it as PNG"):
+        with pytest.raises(ContractError, match=r"a lossless mask to select single values, got .*; save it as PNG"):
             read_mask(path, value=1)
 
 
@@ -48,7 +48,8 @@ def test_a_mask_is_a_threshold_or_some_values(tmp_path):
 
 
 def test_one_index_of_a_palette_is_one_class(tmp_path):
-    words = r"one index beside 0, or named ones, got 0 #000000 \(25 %\), 1 #800000 \(25 %\), 2 #008000 \(50 %\)"
+    values = r"0 #000000 \(25 %\), 1 #800000 \(25 %\), 2 #008000 \(50 %\); set dataset.mask_value to"
+    words = f"expected one palette index besides 0, or dataset.mask_value, got {values}"
     for suffix in (".png", ".gif", ".bmp", ".tif"):
         save_palette(tmp_path / f"m{suffix}", np.array([[0, 1, 2, 2]]))
         path = str(tmp_path / f"m{suffix}")
@@ -80,7 +81,7 @@ def test_a_mask_in_color_needs_the_color_of_the_foreground(tmp_path, paint, colo
     save(tmp_path / "m.png", paint(mask))
     path = str(tmp_path / "m.png")
     np.testing.assert_array_equal(read_mask(path, value=color), mask)
-    words = rf"(?i)a gray mask, or named colors, got .*{color} \(\d.*dataset.mask_value"
+    words = rf"(?i)a gray mask, or colors in dataset.mask_value, got .*{color} \(\d.*dataset.mask_value"
     for value in (None, 255, 1):
         with pytest.raises(ContractError, match=words):
             read_mask(path, value=value)
@@ -92,21 +93,21 @@ def test_an_ignored_index_is_no_second_one_and_bands_are_no_mask(tmp_path):
     for bands in (2, 5):
         tifffile.imwrite(tmp_path / "m.tif", np.ones((4, 6, bands), np.uint8), planarconfig="contig", photometric=1)
         for read in (read_mask, mask_facts, partial(read_classes, classes=(("a", (0,)), ("b", (1,))))):
-            with pytest.raises(ContractError, match=rf"m.tif: expected a mask of 1 band .*, got {bands} bands"):
+            with pytest.raises(ContractError, match=rf"m.tif: expected a mask with 1 band .*, got {bands} bands"):
                 read(str(tmp_path / "m.tif"))
 
 
 def test_lossy_color_and_two_masks_in_one_file_are_refused(tmp_path):
     mask = scene(4)[1]
     save(tmp_path / "m.jpg", three_colors(mask))
-    with pytest.raises(ContractError, match="save it as PNG, and name the foreground"):
+    with pytest.raises(ContractError, match=r"save it as PNG, and set dataset.mask_value to the foreground"):
         read_mask(str(tmp_path / "m.jpg"))
-    with pytest.raises(ContractError, match="a lossless mask, where values are named, got JPEG"):
+    with pytest.raises(ContractError, match="a lossless mask to select single values, got JPEG"):
         read_mask(str(tmp_path / "m.jpg"), value="#00ff00")
     rgba = with_alpha(mask, 0)
     rgba[:3, :, :3] = 255
     save(tmp_path / "m.png", rgba)
-    with pytest.raises(ContractError, match="a mask in its colors or in its alpha, got both, which differ"):
+    with pytest.raises(ContractError, match="a mask in its colors or in its alpha channel, got two that differ"):
         read_mask(str(tmp_path / "m.png"))
 
 

@@ -35,9 +35,9 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path, monkeypatch):
 def test_counts_shapes_and_types_that_do_not_fit_are_one_sentence(tmp_path):
     images, masks = pairs()
     for changed, words in (
-        ((images, masks[:2]), r"a mask and a group for each image, got \[2, 3\]"),
-        (([image / 255 for image in images], masks), r"image 0 as \(h, w\) or .*, got \(8, 9, 3\) of float64"),
-        ((images, [mask[1:] for mask in masks]), r"a mask \(8, 9\) for image 0, got one of \(7, 9\)"),
+        ((images, masks[:2]), r"a mask and a group for each image, got 3 images, 2 masks and 3 groups"),
+        (([image / 255 for image in images], masks), r"image 0 as \(h, w\) or .*, got \(8, 9, 3\) float64"),
+        ((images, [mask[1:] for mask in masks]), r"a mask of shape \(8, 9\) for image 0, got \(7, 9\)"),
     ):
         with pytest.raises(ContractError, match=words):
             write_pairs(*changed, None, tmp_path)

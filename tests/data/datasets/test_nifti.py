@@ -106,8 +106,8 @@ def test_what_is_wrong_with_a_volume_is_one_sentence(root):
     assert faults[:3] == [
         f"{root}/masks/case1.nii: {fits} 20x16x4 LPS",
         f"{root}/masks/case2.nii: {fits} 20x16x5 RAS",
-        f"{root}/images/case3_0000.nii.gz: expected a volume of three axes, got 20x16x5x2; save each part as a file of"
-        " its own",
+        f"{root}/images/case3_0000.nii.gz: expected a volume with three axes, got 20x16x5x2; save each part as a "
+        "separate file",
     ]
     assert faults[3].startswith(f"{root}/masks/case4.nii: expected a NIfTI volume, got ")
     whole = root / "images/case5_0000.nii.gz"
