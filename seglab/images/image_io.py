@@ -55,8 +55,8 @@ def read_image(path: str, page: Page | None = None, bands: Sequence[int] | None 
     if raster.no_data is not None:
         empty = np.isnan(pixels) if np.isnan(raster.no_data) else pixels == np.float32(raster.no_data)
         pixels[empty if empty.ndim == 2 else empty.all(2)] = np.nan  # in one band alone, it may be a measurement
-    lost = np.count_nonzero(~np.isfinite(pixels) if raster.no_data is None else np.isinf(pixels))
-    require(not lost, path, "finite values", f"{lost} of {pixels.size} that are not", "replace them in the file")
+    invalid = np.count_nonzero(~np.isfinite(pixels) if raster.no_data is None else np.isinf(pixels))
+    require(not invalid, path, "finite values", f"{invalid} of {pixels.size} that are not", "replace them in the file")
     return pixels
 
 
@@ -92,8 +92,8 @@ def recognize(path: str) -> tuple[str, bytes]:
     try:
         return str(header(data).format), data
     except Exception:
-        found = f"{len(data)} bytes of an unknown format"
-        raise ContractError(f"{path}: expected a readable image ({', '.join(FORMATS)}), got {found}") from None
+        got = f"{len(data)} bytes of an unknown format"
+        raise ContractError(f"{path}: expected a readable image ({', '.join(FORMATS)}), got {got}") from None
 
 
 def read_bytes(path: str) -> bytes:
@@ -129,12 +129,12 @@ def decode_opencv(path: str, data: bytes, page: Page | None) -> Raster:
     if head.mode == "P" or pages > 1:
         return decode_pillow(path, data, page)
     require_size(path, head.height, head.width)
-    is_jpeg, again = name in ("JPEG", "MPO"), "copy the file again"
+    is_jpeg, remedy = name in ("JPEG", "MPO"), "copy the file again"
     # Decoders silently fill missing rows with gray.
-    require(not is_jpeg or is_whole_jpeg(data), path, "a complete JPEG", "one without an end marker", again)
+    require(not is_jpeg or is_whole_jpeg(data), path, "a complete JPEG", "one without an end marker", remedy)
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # as stored: bits, alpha, orientation
     if array is None:
-        raise ContractError(f"{path}: expected a readable image, got a damaged {name}; {again}")
+        raise ContractError(f"{path}: expected a readable image, got a damaged {name}; {remedy}")
     alpha = not_opaque(array[..., 3]) if array.shape[2:] == (4,) else None
     array = array if array.ndim == 2 else cv2.cvtColor(array[..., :3], cv2.COLOR_BGR2RGB)
     lossy = is_jpeg or (name == "WEBP" and is_lossy_webp(data))
@@ -219,21 +219,22 @@ def files_in(folder: Path, without: Container[Path] = ()) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise error
 
-    found: list[Path] = []
-    above: dict[str, set[str]] = {}  # the parents of each folder: a link to one of them would never end
+    files: list[Path] = []
+    ancestors: dict[str, set[str]] = {}  # the parents of each folder: a link to one of them would never end
     # Without `onerror`, os.walk silently skips folders that cannot be read.
-    for here, below, names in os.walk(existing_folder(folder), onerror=refuse, followlinks=True):
-        place, around = os.path.realpath(here), above.pop(here, set())
-        if place in around:
-            below.clear()
+    for current, folders, names in os.walk(existing_folder(folder), onerror=refuse, followlinks=True):
+        real, parents = os.path.realpath(current), ancestors.pop(current, set())
+        if real in parents:
+            folders.clear()
             continue
-        below[:] = [name for name in below if name[0] != "." and Path(here, name) not in without]  # to descend into
-        above |= {os.path.join(here, name): around | {place} for name in below}
-        found += [Path(here, name) for name in names if name[0] != "." and name.lower().endswith(SUFFIXES)]
-    for path in found:
+        # os.walk descends into the folders that remain in this list.
+        folders[:] = [name for name in folders if name[0] != "." and Path(current, name) not in without]
+        ancestors |= {os.path.join(current, name): parents | {real} for name in folders}
+        files += [Path(current, name) for name in names if name[0] != "." and name.lower().endswith(SUFFIXES)]
+    for path in files:
         printable = os.fsencode(path).decode(errors="backslashreplace")  # a byte that is not UTF-8 is a lone surrogate
         require(printable == str(path), printable, "a file name in UTF-8", "another encoding", "rename it")
-    return sorted(found)
+    return sorted(files)
 
 
 def is_volume(path: str) -> bool:
@@ -248,8 +249,8 @@ def without_suffix(path: PurePath) -> str:
 
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     """Return files by their stems in lower case; raises ContractError if two files have the same stem."""
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for path in paths:
-        other = found.setdefault(path.stem.lower(), path)
-        require(other == path, str(other), "one file of this name", f"{path} as well", "remove one")
-    return found
+        first = by_name.setdefault(path.stem.lower(), path)
+        require(first == path, str(first), "one file of this name", f"{path} as well", "remove one")
+    return by_name

@@ -24,11 +24,11 @@ class Seen(NamedTuple):
 
 def valid_pixels(image: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
     """Return which pixels, (h, w) bool, have data (not NaN) in the image and a label in the mask; None if all do."""
-    marks = np.isfinite(mask) if mask.dtype.kind == "f" else mask != IGNORED
-    marks = marks if marks.ndim == 2 else marks.all(2)
+    valid = np.isfinite(mask) if mask.dtype.kind == "f" else mask != IGNORED
+    valid = valid if valid.ndim == 2 else valid.all(2)
     if image.dtype.kind == "f":
-        marks &= np.isfinite(image) if image.ndim == 2 else np.isfinite(image).all(2)
-    return None if marks.all() else marks
+        valid &= np.isfinite(image) if image.ndim == 2 else np.isfinite(image).all(2)
+    return None if valid.all() else valid
 
 
 def with_ignored(mask: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -64,7 +64,7 @@ def foreground_of(mask: np.ndarray, task: Task) -> np.ndarray:
 def fractions(mask: np.ndarray, valid: np.ndarray | None, task: Task) -> tuple[float, list[float]]:
     """Return the fractions of the valid pixels that are foreground and of each class; others must have the label 0."""
     maps = (foreground_of(mask, task), *layers(mask, task))
-    foreground, *classes = (float(one.mean(dtype=np.float64)) for one in maps)
+    foreground, *classes = (float(layer.mean(dtype=np.float64)) for layer in maps)
     if valid is not None:
         scale = valid.size / int(valid.sum())
         foreground, classes = foreground * scale, [share * scale for share in classes]

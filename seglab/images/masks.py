@@ -32,13 +32,13 @@ def read_mask(
     float32 fractions. Pixels in `ignore` have no label, see labels.py. Raises ContractError for any other mask.
     """
     raster = decode_mask(path, page)
-    counts = ~any_of(path, raster, listed(ignore)) if ignore is not None else None
-    if counts is not None:  # otherwise an ignored index would be a second one beside 0, which is refused
+    counted = ~any_of(path, raster, listed(ignore)) if ignore is not None else None
+    if counted is not None:  # otherwise an ignored index would be a second one beside 0, which is refused
         pixels = raster.pixels.copy()
-        pixels[~counts] = 0
+        pixels[~counted] = 0
         raster = raster._replace(pixels=pixels)
     mask = foreground(path, raster, threshold, listed(value), soft)
-    return mask if counts is None else with_ignored(mask, counts)
+    return mask if counted is None else with_ignored(mask, counted)
 
 
 def decode_mask(path: str, page: Page | None) -> Raster:
@@ -60,8 +60,8 @@ def foreground(path: str, raster: Raster, threshold: int, named: Sequence[Value]
     if not soft or threshold:
         return (pixels > (HALF if blurred and threshold == 0 else threshold)).astype(np.uint8)
     # The values 0 and 1 are fractions already.
-    full = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" and pixels.max() > 1 else 1
-    return np.clip(pixels.astype(np.float32) / full, 0, 1)
+    maximum = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" and pixels.max() > 1 else 1
+    return np.clip(pixels.astype(np.float32) / maximum, 0, 1)
 
 
 def read_classes(
@@ -80,11 +80,11 @@ def read_classes(
         numbers[any_of(path, raster, values)] = number
     if ignore is not None:
         numbers[any_of(path, raster, listed(ignore))] = IGNORED
-    left = numbers == unlisted
-    if left.any():
-        kept = raster.pixels[left]
-        shares = value_fractions(raster._replace(pixels=kept[:, None], alpha=None))  # as an image one pixel wide
-        counts = ", ".join(f"{value} ({round(part * len(kept))} pixels)" for value, part in shares.items())
+    missing = numbers == unlisted
+    if missing.any():
+        pixels = raster.pixels[missing]
+        shares = value_fractions(raster._replace(pixels=pixels[:, None], alpha=None))  # as an image one pixel wide
+        counts = ", ".join(f"{value} ({round(part * len(pixels))} pixels)" for value, part in shares.items())
         require(False, path, "only values listed in dataset.classes", counts, "list them there or in dataset.ignore")
     return numbers
 
@@ -126,8 +126,8 @@ def levels(path: str, raster: Raster, threshold: int = 0) -> tuple[np.ndarray, b
     if alpha is not None:
         if (pixels == pixels[:1, :1]).all():  # a constant color carries no mask
             return alpha, True
-        same = bool(((gray > threshold) == (alpha > HALF)).all())
-        require(same, path, "a mask in its colors or in its alpha channel", "two that differ", "save only one of them")
+        agree = bool(((gray > threshold) == (alpha > HALF)).all())
+        require(agree, path, "a mask in its colors or in its alpha channel", "two that differ", "save only one of them")
     if is_colored(raster):
         remedy = f"save it as PNG, and {NAME_THEM}" if raster.lossy else NAME_THEM
         require(False, path, "a gray mask, or colors in dataset.mask_value", summary(value_fractions(raster)), remedy)
@@ -154,14 +154,14 @@ def value_fractions(raster: Raster) -> dict[str, float]:
         pixels = levels("", raster)[0]
     if pixels.dtype == np.uint8:
         counts = np.bincount(pixels.reshape(-1), minlength=256)  # faster than np.unique, which sorts
-        found, counts = np.flatnonzero(counts), counts[counts > 0]
+        values, counts = np.flatnonzero(counts), counts[counts > 0]
     else:
-        found, counts = np.unique(pixels, return_counts=True)
+        values, counts = np.unique(pixels, return_counts=True)
     order = np.sort(np.argsort(-counts, kind="stable")[:12])  # the most frequent, in order of value
     if raster.palette is not None and colored:
-        names = [f"{index} #{bytes(raster.palette[index]).hex()}" for index in found[order]]
+        names = [f"{index} #{bytes(raster.palette[index]).hex()}" for index in values[order]]
     else:
-        names = [f"#{value:06x}" if colored else f"{value:g}" for value in found[order].tolist()]
+        names = [f"#{value:06x}" if colored else f"{value:g}" for value in values[order].tolist()]
     return dict(zip(names, (counts[order] / pixels.size).tolist(), strict=True))
 
 

@@ -42,8 +42,8 @@ def read_dicom(path: str, window: str = "full", page: Page | None = None) -> np.
     gray = pixels.ndim == 2 and kind.startswith("MONOCHROME")  # palette indices (ultrasound) are (h, w), too
     require(gray, path, "a gray image (h, w)", got)
     low = -(2 ** (bits - 1)) if data.get("PixelRepresentation") == 1 else 0
-    found = rescale(pixels, *(header_window(data, path) if window == "header" else (low, low + 2**bits - 1)))
-    return ~found if kind == "MONOCHROME1" else found
+    scaled = rescale(pixels, *(header_window(data, path) if window == "header" else (low, low + 2**bits - 1)))
+    return ~scaled if kind == "MONOCHROME1" else scaled
 
 
 def decode_dicom(path: str, data: bytes, page: Page | None) -> Raster:
@@ -62,8 +62,8 @@ def one_sentence(path: str, expected: str = "a DICOM with pixels") -> Iterator[N
         raise
     except Exception as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        other = type(error).__name__ == "InvalidDicomError"  # an HTML page, or an empty file
-        reason = "another kind of file" if other else shorten(text, 120, placeholder=" ...")
+        is_other_format = type(error).__name__ == "InvalidDicomError"  # an HTML page, or an empty file
+        reason = "another kind of file" if is_other_format else shorten(text, 120, placeholder=" ...")
         raise ContractError(f"{path}: expected {expected}, got {reason}") from None
 
 
@@ -71,7 +71,7 @@ def header_window(data: Any, path: str) -> tuple[float, float]:
     """Return the darkest and the brightest value of the window in a DICOM header (the first, if it has several)."""
     window = [data.get(name) for name in ("WindowCenter", "WindowWidth")]  # None for a tag that is present but empty
     require(None not in window, path, "a window in its header", "none", "set dataset.window=full")
-    center, width = (float(np.atleast_1d(np.asarray(one, float))[0]) for one in window)
+    center, width = (float(np.atleast_1d(np.asarray(value, float))[0]) for value in window)
     return center - width / 2, center + width / 2
 
 

@@ -38,8 +38,8 @@ def encode_tiff(pixels: np.ndarray, tags: Tags, palette: bytes = b"") -> bytes:
     options: dict[str, Any] = {"photometric": "minisblack"}
     if palette:
         colors = np.zeros((256, 3), np.uint16)
-        given = np.frombuffer(palette, np.uint8).reshape(-1, 3)
-        colors[: len(given)] = given * np.uint16(257)  # TIFF palettes have 16 bits per color
+        triples = np.frombuffer(palette, np.uint8).reshape(-1, 3)
+        colors[: len(triples)] = triples * np.uint16(257)  # TIFF palettes have 16 bits per color
         options = {"photometric": "palette", "colormap": np.ascontiguousarray(colors.T)}
     buffer = io.BytesIO()
     # metadata=None: without the description of the array's shape that tifffile adds by default.
@@ -53,31 +53,31 @@ def decode_tiff(path: str, data: bytes, page: Page | None) -> Raster:
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # damaged files raise as well
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        every: list[Any] = list(file.pages)
+        all_pages: list[Any] = list(file.pages)
         # Overviews (bit 0 of the subfile type) and transparency masks (bit 2) do not count as pages.
-        pages = [one for one in every if not int(one.subfiletype) & 5] or every
-        chosen = pages[choose_page(path, len(pages), page)]
-        require_size(path, chosen.imagelength, chosen.imagewidth)
-        lossy, kind, bits = int(chosen.compression) in (6, 7), int(chosen.photometric), chosen.bitspersample
+        pages = [entry for entry in all_pages if not int(entry.subfiletype) & 5] or all_pages
+        selected = pages[choose_page(path, len(pages), page)]
+        require_size(path, selected.imagelength, selected.imagewidth)
+        lossy, kind, bits = int(selected.compression) in (6, 7), int(selected.photometric), selected.bitspersample
         if kind > PALETTE and not (kind == YCBCR and lossy):  # tifffile converts YCbCr to RGB only in JPEG
             array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if len(pages) == 1 else None
-            require(array is not None, path, "gray, RGB or a palette", chosen.photometric.name, "convert it")
+            require(array is not None, path, "gray, RGB or a palette", selected.photometric.name, "convert it")
             return Raster(np.ascontiguousarray(np.asarray(array)[..., 2::-1]), "TIFF", lossy=lossy)
-        require(chosen.axes in ("YX", "YXS", "SYX"), path, "rows, columns and bands", chosen.axes)
-        array = chosen.asarray() if chosen.axes != "SYX" else np.moveaxis(chosen.asarray(), 0, 2)  # planar
+        require(selected.axes in ("YX", "YXS", "SYX"), path, "rows, columns and bands", selected.axes)
+        array = selected.asarray() if selected.axes != "SYX" else np.moveaxis(selected.asarray(), 0, 2)  # planar
         palette = alpha = None
         if kind == PALETTE:
-            colors = chosen.colormap.T
+            colors = selected.colormap.T
             palette = (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)  # some writers use 8 bits
         elif bits < 8:
             array = array.astype(np.uint8) * (255 // (2**bits - 1))
         if kind == WHITE_IS_0 and array.dtype.kind == "u":
             array = array.dtype.type(255 if bits < 8 else 2**bits - 1) - array  # 12 bits come as uint16
-        if [int(one) for one in chosen.extrasamples] in ([1], [2]):  # declared as alpha
+        if [int(code) for code in selected.extrasamples] in ([1], [2]):  # declared as alpha
             array, alpha = array[..., :-1], not_opaque(array[..., -1])
         no_data = None
         with suppress(KeyError, ValueError):  # no such tag, or one that holds "None"
-            no_data = float(str(chosen.tags[GDAL_NO_DATA].value).strip("\0 "))
-        orientation = int(chosen.tags[ORIENTATION].value) if ORIENTATION in chosen.tags else 1
+            no_data = float(str(selected.tags[GDAL_NO_DATA].value).strip("\0 "))
+        orientation = int(selected.tags[ORIENTATION].value) if ORIENTATION in selected.tags else 1
     array = array[..., 0] if array.shape[2:] == (1,) else array
     return Raster(np.ascontiguousarray(array), "TIFF", palette, alpha, lossy, no_data=no_data).upright(orientation)
