@@ -48,20 +48,21 @@ class AirbusShips(Dataset):
         root = existing_folder(self.root)
         files = by_stem(files_in(root / self.images))
         ships = read_table(root / self.table)
-        kept, side = self.select(ships), side_of(files.values())
+        selected, side = self.select(ships), side_of(files.values())
         stems = {name: Path(name).stem.lower() for name in ships}  # the table may use another suffix
-        items = [item_of(name, files.get(stems[name]), ships[name], side) for name in ships if name in kept]
+        items = [item_of(name, files.get(stems[name]), ships[name], side) for name in ships if name in selected]
         unlabeled = sorted(files.keys() - stems.values())
         items += [Item(files[n].name, n, fault=f"{files[n]}: expected a row in {self.table}") for n in unlabeled]
         return items
 
     def select(self, ships: dict[str, list[str]]) -> set[str]:
         """Select images with ships, and some without by a hash of their names, so that the choice is stable."""
-        full, empty = [name for name in ships if ships[name]], [name for name in ships if not ships[name]]
+        with_ships, without_ships = [name for name in ships if ships[name]], [name for name in ships if not ships[name]]
         if self.empty_fraction is not None:
-            empty.sort(key=lambda name: blake2b(name.encode(), digest_size=8).digest())  # larger draws are supersets
-            empty = empty[: round(len(full) * self.empty_fraction / (1 - self.empty_fraction))]
-        return {*full, *empty}
+            # By hash: a larger draw is a superset of a smaller one.
+            without_ships.sort(key=lambda name: blake2b(name.encode(), digest_size=8).digest())
+            without_ships = without_ships[: round(len(with_ships) * self.empty_fraction / (1 - self.empty_fraction))]
+        return {*with_ships, *without_ships}
 
 
 def read_table(path: Path) -> dict[str, list[str]]:
@@ -103,8 +104,8 @@ def parse(texts: Sequence[str], name: str) -> np.ndarray:
     """
     who, ships = f"runs of {name}", [text.split() for text in texts]
     for text, words in zip(texts, ships, strict=True):
-        whole = all(word.isdecimal() and len(word) < 19 for word in words)  # fits in int64
-        require(whole, who, "whole numbers", repr(text[:60]))
+        decimal = all(word.isdecimal() and len(word) < 19 for word in words)  # fits in int64
+        require(decimal, who, "whole numbers", repr(text[:60]))
         require(len(words) % 2 == 0, who, "pairs of start and length", f"{len(words)} numbers")
     pairs = np.array([int(word) for words in ships for word in words], np.int64).reshape(-1, 2)
     owners = np.repeat(np.arange(len(ships)), [len(words) // 2 for words in ships])
@@ -140,7 +141,7 @@ def draw(runs: np.ndarray, file: str, side: int) -> np.ndarray:
 def number_ships(runs: np.ndarray, side: int) -> np.ndarray:
     """Draw each ship of an image with its number, as large as the image: (h, w) int32, 0 elsewhere."""
     numbers = paint(runs)
-    return numbers if side == SIDE else warp_instances(numbers, lambda one: resize(one, side, side))
+    return numbers if side == SIDE else warp_instances(numbers, lambda layer: resize(layer, side, side))
 
 
 def side_of(files: Iterable[Path]) -> int:

@@ -62,10 +62,10 @@ class CbisDdsm(Dataset):
         views, sides, kinds = ("CC", "MLO", None), ("LEFT", "RIGHT", None), ("MALIGNANT", "BENIGN", None)
         one_of("dataset ddsm", self, abnormality=tuple(KINDS), view=views, side=sides, pathology=kinds)
         one_of("dataset ddsm", self, window=WINDOWS, target=tuple(TASKS))
-        both = self.target == "lesion" or self.abnormality == "both"
-        require(both, "dataset ddsm", "abnormality=both with target=mass_calc", self.abnormality)
-        known = set(self.density or ()) <= {1, 2, 3, 4}
-        require(known, "dataset ddsm", "density to be a list of numbers from 1 to 4", self.density)
+        supported = self.target == "lesion" or self.abnormality == "both"
+        require(supported, "dataset ddsm", "abnormality=both with target=mass_calc", self.abnormality)
+        in_range = set(self.density or ()) <= {1, 2, 3, 4}
+        require(in_range, "dataset ddsm", "density to be a list of numbers from 1 to 4", self.density)
 
     @property
     def task(self) -> Task:
@@ -86,22 +86,22 @@ class CbisDdsm(Dataset):
         return breast_box(read_mammogram(path)) if self.crop else None
 
     def file_warnings(self, items: Sequence[Item]) -> list[str]:
-        tables, found = find_tables(existing_folder(self.root), self.abnormality), []
-        there = {(kind, split) for _, kind, split in tables}
-        wanted = [(kind, split) for kind in KINDS[self.abnormality] for split in ("train", "test")]
-        absent = [f"{kind}_case_description_{split}_set.csv" for kind, split in wanted if (kind, split) not in there]
-        if absent:
-            has_test = any(split == "test" for _, split in there)
-            drawn = "" if has_test else ", and test images are drawn from the other images"
-            words = f"no {' and no '.join(absent)}: lesions listed only there count as background{drawn}"
-            found.append(f"{words}; dataset.abnormality selects the kind of lesion")
+        tables, warnings = find_tables(existing_folder(self.root), self.abnormality), []
+        existing = {(kind, split) for _, kind, split in tables}
+        expected = [(kind, split) for kind in KINDS[self.abnormality] for split in ("train", "test")]
+        missing = [f"{'_case_description_'.join(key)}_set.csv" for key in expected if key not in existing]
+        if missing:
+            has_test = any(split == "test" for _, split in existing)
+            note = "" if has_test else ", and test images are drawn from the other images"
+            words = f"no {' and no '.join(missing)}: lesions listed only there count as background{note}"
+            warnings.append(f"{words}; dataset.abnormality selects the kind of lesion")
         files = [item.files for item in items if not item.fault]
         sizes = remembered("sizes", self.cache_dir, files, lambda k: odd_size(files[k]), [""] * len(files))
         odd = [words for words in sizes if words]
         if odd:
             words = "films have masks of a slightly different size, which are resized; the first:"
-            found.append(f"{len(odd)} of {len(files)} {words} {odd[0]}")
-        return found
+            warnings.append(f"{len(odd)} of {len(files)} {words} {odd[0]}")
+        return warnings
 
     def filter(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Keep the lesions that match view, side, pathology and density."""
@@ -144,8 +144,8 @@ def read_lesions(dataset: CbisDdsm, path: str, lesions: list[tuple[int, tuple[st
 def find_tables(root: Path, abnormality: str) -> list[tuple[Path, str, str]]:
     """Find the case descriptions in the root or one folder below it, with the kind and split of their lesions."""
     paths = sorted({*root.glob("*_case_description_*.csv"), *root.glob("*/*_case_description_*.csv")})
-    named = [(path, kind) for path in paths for kind in KINDS[abnormality] if path.name.startswith(kind)]
-    return [(path, kind, "test" if "_test_" in path.name else "train") for path, kind in named]
+    matches = [(path, kind) for path in paths for kind in KINDS[abnormality] if path.name.startswith(kind)]
+    return [(path, kind, "test" if "_test_" in path.name else "train") for path, kind in matches]
 
 
 def read_tables(root: Path, abnormality: str) -> pd.DataFrame:
@@ -162,8 +162,8 @@ def read_tables(root: Path, abnormality: str) -> pd.DataFrame:
         require(not missing, str(path), f"comma-separated columns {expected}", f"no {' and no '.join(missing)}")
         table = table[list(COLUMNS)].apply(lambda column: column.str.strip())  # some paths end in a newline
         tables.append(table.assign(split=split, kind=kind))
-    wanted = " and ".join(f"{kind}_case_description_train_set.csv" for kind in KINDS[abnormality])
-    require(bool(tables), "dataset ddsm", f"tables such as {wanted} in {root}", "none", "set dataset.root")
+    examples = " and ".join(f"{kind}_case_description_train_set.csv" for kind in KINDS[abnormality])
+    require(bool(tables), "dataset ddsm", f"tables such as {examples} in {root}", "none", "set dataset.root")
     return pd.concat(tables, ignore_index=True)
 
 
@@ -183,18 +183,18 @@ class Files:
     def of_image(self, path: str) -> tuple[str, ...]:
         """Find the film for the path `case/study/series/name` of a table, in any layout."""
         case, series = path.split("/")[0], Path(path).parent.name
-        whole = self.by_case.get(case, [])
+        of_case = self.by_case.get(case, [])
         # NBIA shortens a series to its last five digits, after a prefix that varies.
-        named = [file for file in whole if Path(file).parent.name[-5:] == series[-5:]]
-        return tuple(named or whole or self.by_series.get(series, []) or self.by_case.get(f"{case}_FULL", []))
+        of_series = [file for file in of_case if Path(file).parent.name[-5:] == series[-5:]]
+        return tuple(of_series or of_case or self.by_series.get(series, []) or self.by_case.get(f"{case}_FULL", []))
 
     def of_lesion(self, row: pd.Series) -> tuple[str, ...]:
         """List the files that may hold a lesion's mask; the crop is among them, and file names are not reliable."""
-        found = list(self.by_case.get(row[MASK].split("/")[0], []))
-        if not found:
+        files = list(self.by_case.get(row[MASK].split("/")[0], []))
+        if not files:
             series = dict.fromkeys(Path(row[column]).parent.name for column in (MASK, CROP))
-            found = [file for name in series for file in self.by_series.get(name, [])]
-        return tuple(found or self.by_case.get(f"{row[IMAGE].split('/')[0]}_MASK", []))
+            files = [file for name in series for file in self.by_series.get(name, [])]
+        return tuple(files or self.by_case.get(f"{row[IMAGE].split('/')[0]}_MASK", []))
 
 
 def read_mammogram(path: str, window: str = "full") -> np.ndarray:
@@ -209,9 +209,9 @@ def read_mammogram(path: str, window: str = "full") -> np.ndarray:
         image = to_channels(read_image(path), 1)[..., 0]
     if window != "percentile":
         return image
-    seen = image[::4, ::4]  # a 16th of the pixels is enough
-    seen = seen[seen > seen.min()]
-    return rescale(image, *np.percentile(seen, (1, 99.5))) if seen.size else image
+    sample = image[::4, ::4]  # a 16th of the pixels is enough
+    sample = sample[sample > sample.min()]
+    return rescale(image, *np.percentile(sample, (1, 99.5))) if sample.size else image
 
 
 def shape_of(path: str) -> tuple[int, ...]:
@@ -262,8 +262,8 @@ def read_lesion(candidates: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarr
                 return (resize(mask, *shape) >= 0.5).astype(np.uint8)
             size = f" with {100 * mask.mean():.3g} % foreground, which cannot be a lesion"
         sizes.append("x".join(map(str, pixels.shape)) + size)
-    wanted = f"a mask with two values and a size of about {shape[0]}x{shape[1]}"
-    raise ContractError(f"{candidates[0]}: expected {wanted}, got {', '.join(sizes)}")
+    expected = f"a mask with two values and a size of about {shape[0]}x{shape[1]}"
+    raise ContractError(f"{candidates[0]}: expected {expected}, got {', '.join(sizes)}")
 
 
 def off(shape: tuple[int, ...], film: tuple[int, ...]) -> float:

@@ -40,9 +40,9 @@ class Coco(Dataset):
     def __post_init__(self) -> None:
         super().__post_init__()
         splits = set(named(self.annotations))
-        known = splits <= {"train", "val", "test"} or splits == {""}
+        fits = splits <= {"train", "val", "test"} or splits == {""}
         expected = "annotations to be one file, or a file each for train, val and test"
-        require(known, WHO, expected, ", ".join(sorted(splits)))
+        require(fits, WHO, expected, ", ".join(sorted(splits)))
 
     @property
     def task(self) -> Task:
@@ -60,21 +60,23 @@ class Coco(Dataset):
         missing = [key for key in NEEDED if key not in content]
         require(not missing, str(file), "the keys images, annotations and categories", f"no {' and no '.join(missing)}")
         for kind, keys in NEEDED.items():
-            without = sum(not all(key in one for key in keys) for one in content[kind])
-            require(not without, str(file), f"{', '.join(keys)} in all {kind}", f"{without} incomplete ones")
-        names = {one["id"]: one["name"] for one in content["categories"]}
+            incomplete = sum(not all(key in entry for key in keys) for entry in content[kind])
+            require(not incomplete, str(file), f"{', '.join(keys)} in all {kind}", f"{incomplete} incomplete ones")
+        names = {category["id"]: category["name"] for category in content["categories"]}
         unknown = [name for name in self.classes or () if name not in names.values()]
         require(not unknown, str(file), f"dataset.classes among {', '.join(names.values())}", ", ".join(unknown))
-        strange = sorted({str(one["category_id"]) for one in content["annotations"] if one["category_id"] not in names})
-        require(not strange, str(file), "a category for each category_id", f"none for {', '.join(strange)}")
-        boxes = sum(not one.get("segmentation") for one in content["annotations"])
+        annotations = content["annotations"]
+        unknown = sorted({str(key) for key in {annotation["category_id"] for annotation in annotations} - names.keys()})
+        require(not unknown, str(file), "a category for each category_id", f"none for {', '.join(unknown)}")
+        boxes = sum(not annotation.get("segmentation") for annotation in annotations)
         require(not boxes, str(file), "an outline of each object", f"{boxes} without one, such as a box alone")
         shapes: dict[int, list[Shape]] = defaultdict(list)
-        for one in content["annotations"]:
-            name = names[one["category_id"]]
+        for annotation in annotations:
+            name = names[annotation["category_id"]]
             if self.classes is None or name in self.classes:
                 layer = self.classes.index(name) if self.classes else 0
-                shapes[one["image_id"]].append((layer, bool(one.get("iscrowd")), one["segmentation"]))
+                shape = (layer, bool(annotation.get("iscrowd")), annotation["segmentation"])
+                shapes[annotation["image_id"]].append(shape)
         return [self.item(root, image, shapes[image["id"]], split) for image in content["images"]]
 
     def item(self, root: Path, image: dict[str, Any], shapes: list[Shape], split: str) -> Item:
@@ -96,8 +98,8 @@ def area(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     """Rasterize one object (h, w) uint8, as the COCO tools do."""
     from pycocotools import mask as coco
 
-    packed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str | bytes)  # compressed
-    codes = segmentation if packed else coco.frPyObjects(segmentation, *size)
+    compressed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str | bytes)
+    codes = segmentation if compressed else coco.frPyObjects(segmentation, *size)
     return coco.decode(coco.merge(codes) if isinstance(codes, list) else codes)  # merges the parts of one object
 
 

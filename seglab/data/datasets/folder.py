@@ -85,9 +85,9 @@ class Folder(Dataset):
             require(bool(images) == bool(masks), WHO, f"{split}_images and {split}_masks to be set together")
         for color in (value for value in (*listed(self.mask_value), *listed(self.ignore)) if isinstance(value, str)):
             to_rgb(color)  # raises ContractError if invalid
-        folders = [some for some in (self.masks, self.val_masks, self.test_masks) if some]
-        names = [named(some).keys() for some in folders]
-        require(all(some == names[0] for some in names), WHO, "the same classes in masks, val_masks and test_masks")
+        options = [masks for masks in (self.masks, self.val_masks, self.test_masks) if masks]
+        names = [named(masks).keys() for masks in options]
+        require(all(keys == names[0] for keys in names), WHO, "the same classes in masks, val_masks and test_masks")
         try:
             re.compile(self.group_pattern or "")
         except re.error as error:
@@ -99,16 +99,16 @@ class Folder(Dataset):
         fits = all(isinstance(name, str) and name for name in classes) and len(classes) >= 2
         require(fits, WHO, expected, classes)
         pairs = tuple((name, listed(value)) for name, value in classes.items())
-        values = [value for _, some in pairs for value in some]
+        values = [value for _, group in pairs for value in group]
         require(all(isinstance(v, int | str) for v in values), WHO, expected, classes)
-        twice = sorted({str(value) for value in values if values.count(value) > 1})
-        require(not twice, WHO, "each value in one class", ", ".join(twice))
-        left_out = [value for value in values if value in listed(self.ignore)]
-        require(not left_out, WHO, "values in classes that are not in ignore", ", ".join(map(str, left_out)))
+        duplicates = sorted({str(value) for value in values if values.count(value) > 1})
+        require(not duplicates, WHO, "each value in one class", ", ".join(duplicates))
+        also_ignored = [value for value in values if value in listed(self.ignore)]
+        require(not also_ignored, WHO, "values in classes that are not in ignore", ", ".join(map(str, also_ignored)))
         for color in (value for value in values if isinstance(value, str)):
             to_rgb(color)
-        plain = isinstance(self.masks, str) and self.mask_value is None and not self.soft and not self.threshold
-        require(plain, WHO, "classes without mask_value, threshold, soft or several folders of masks")
+        compatible = isinstance(self.masks, str) and self.mask_value is None and not self.soft and not self.threshold
+        require(compatible, WHO, "classes without mask_value, threshold, soft or several folders of masks")
         object.__setattr__(self, "classes", pairs)
 
     @property
@@ -133,18 +133,18 @@ class Folder(Dataset):
         root = existing_folder(self.root)
         if self.table is not None:
             return self.from_table(root, self.table)
-        own = {"val": (self.val_images, self.val_masks), "test": (self.test_images, self.test_masks)}
-        given = {split: (images, masks) for split, (images, masks) in own.items() if images and masks}
-        folders = {"train": (self.images, self.masks)} | given
+        separate = {"val": (self.val_images, self.val_masks), "test": (self.test_images, self.test_masks)}
+        used = {split: (images, masks) for split, (images, masks) in separate.items() if images and masks}
+        folders = {"train": (self.images, self.masks)} | used
         if "test" in folders:
             self.require_no_other_val(root)
         # A folder of masks may be inside the folder of images.
-        every = {root / one for images, masks in folders.values() for one in (images, *named(masks).values())}
+        all_folders = {root / name for images, masks in folders.values() for name in (images, *named(masks).values())}
         items = []
         for split, (images, masks) in folders.items():
-            found = [self.matched(root / images, root / one, every) for one in named(masks).values()]
-            for core in sorted({core for sides in found for side in sides for core in side}):
-                files = [(left.get(core, []), right.get(core, [])) for left, right in found]
+            matches = [self.matched(root / images, root / name, all_folders) for name in named(masks).values()]
+            for core in sorted({core for pair in matches for side in pair for core in side}):
+                files = [(image_files.get(core, []), mask_files.get(core, [])) for image_files, mask_files in matches]
                 items += self.pair(core, files, split if len(folders) > 1 else "")
         return items
 
@@ -155,8 +155,8 @@ class Folder(Dataset):
         for image, masks, split, group in read_rows(root / table, root):
             stem = without_suffix(image.relative_to(root) if image.is_relative_to(root) else image)
             base = Item(stem, group or self.group_of(stem, stem), split=split, page=self.page)
-            absent = [path for path in (image, *masks) if not path.is_file()]
-            faults = [replace(base, fault=f"{table}: expected files that exist, got {path}") for path in absent[:1]]
+            missing = [path for path in (image, *masks) if not path.is_file()]
+            faults = [replace(base, fault=f"{table}: expected files that exist, got {path}") for path in missing[:1]]
             items += faults or self.items_of(base, image, [masks])
         return items
 
@@ -166,10 +166,10 @@ class Folder(Dataset):
         Otherwise nobody would notice that the folder is not used.
         """
         names = ("val", "valid", "validation") if self.val_images is None else ()
-        for place in ((self.test_images or "").replace("test", name) for name in names):
-            used = place == self.test_images or not (root / place).is_dir()
-            remedy = f"set dataset.val_images={place} and dataset.val_masks, or dataset.val_images= to draw images"
-            require(used, WHO, "val_images along with test_images", f"none, although {root / place} exists", remedy)
+        for folder in ((self.test_images or "").replace("test", name) for name in names):
+            fits = folder == self.test_images or not (root / folder).is_dir()
+            remedy = f"set dataset.val_images={folder} and dataset.val_masks, or dataset.val_images= to draw images"
+            require(fits, WHO, "val_images along with test_images", f"none, although {root / folder} exists", remedy)
 
     def matched(self, images: Path, masks: Path, others: set[Path]) -> tuple[Files, Files]:
         """Return the images and masks of two folders, except for the folders `others`, by the core of their names.
@@ -178,37 +178,39 @@ class Folder(Dataset):
         """
         names = [names_in(folder, others - {folder}) for folder in (images, masks)]
         suffixes = listed(self.mask_suffix)
-        one, other = affix(self.image_prefix, listed(self.image_suffix)), affix(self.mask_prefix, suffixes)
+        image_pattern = affix(self.image_prefix, listed(self.image_suffix))
+        mask_pattern = affix(self.mask_prefix, suffixes)
         shared = images.resolve() == masks.resolve()
         hint = partial(proposal, list(names[0]), list(names[1]))  # compares all pairs of names: only if needed
-        if shared and one == other:
+        if shared and image_pattern == mask_pattern:
             remedy = hint() or "set dataset.mask_suffix to the ending of the mask names"
             require(False, WHO, "names that distinguish masks from images", f"every file of {images} as both", remedy)
-        left, right = by_core(names[0], one, other, shared), by_core(names[1], other, one, shared)
-        alone = left.keys() - right.keys() if self.missing_mask == "error" else set()
-        orphans, none = right.keys() - left.keys(), not left.keys() & right.keys()
-        if none or (self.on_bad_item == "raise" and (alone or orphans)):
-            got = f"{len(alone)} of {len(left)} images without a mask{first(left, alone)}, "
-            got += f"{len(orphans)} of {len(right)} masks without an image{first(right, orphans)}"
-            empty = "" if orphans else "dataset.missing_mask=empty reads such images as having no foreground, and "
+        image_files = by_core(names[0], image_pattern, mask_pattern, shared)
+        mask_files = by_core(names[1], mask_pattern, image_pattern, shared)
+        without_mask = image_files.keys() - mask_files.keys() if self.missing_mask == "error" else set()
+        without_image, no_match = mask_files.keys() - image_files.keys(), not image_files.keys() & mask_files.keys()
+        if no_match or (self.on_bad_item == "raise" and (without_mask or without_image)):
+            got = f"{len(without_mask)} of {len(image_files)} images without a mask{first(image_files, without_mask)}, "
+            got += f"{len(without_image)} of {len(mask_files)} masks without an image{first(mask_files, without_image)}"
+            as_empty = "" if without_image else "dataset.missing_mask=empty treats their masks as empty, and "
             remedy = hint()
             if not remedy or remedy.endswith(option("mask_suffix", *suffixes)):  # it is already set
-                remedy = f"{empty}dataset.on_bad_item=skip leaves them out"
+                remedy = f"{as_empty}dataset.on_bad_item=skip leaves them out"
             require(False, WHO, "a mask for each image and an image for each mask", got, remedy)
-        return left, right
+        return image_files, mask_files
 
     def pair(self, core: str, files: Sequence[tuple[list[Named], list[Named]]], split: str) -> list[Item]:
         """Build the items of one name, or one with a fault if two files have it; `files` has those of each class."""
         name, masks = f"{split}/{core}" if split else core, [masks for _, masks in files]
-        images = next((found for found, _ in files if found), [])  # the same for each class
+        images = next((candidates for candidates, _ in files if candidates), [])  # the same for each class
         # Masks may have several names, one per suffix.
-        alike = [images, *([one for one in some if one.name == each] for some in masks for each in dict(some))]
-        for one, other, *_ in (same for same in alike if len(same) > 1):
-            fault = f"{one.path}: expected one file of this name, got {other.path} as well"
+        by_name = [[file for file in group if file.name == stem] for group in masks for stem in dict(group)]
+        for file, other, *_ in (files for files in (images, *by_name) if len(files) > 1):
+            fault = f"{file.path}: expected one file of this name, got {other.path} as well"
             return [Item(name, name, split=split, fault=fault)]
-        image, group = (images[0].path, self.group_of(images[0].name, name)) if images else (None, name)
-        base = Item(name, group, split=split, page=self.page)
-        return self.items_of(base, image, [[one.path for one in some] for some in masks])
+        image, patient = (images[0].path, self.group_of(images[0].name, name)) if images else (None, name)
+        base = Item(name, patient, split=split, page=self.page)
+        return self.items_of(base, image, [[file.path for file in group] for group in masks])
 
     def items_of(self, base: Item, image: Path | None, masks: Masks) -> list[Item]:
         """Build the items of an image and its masks per class: one, `base` with its pixels, except for a volume."""
@@ -223,9 +225,9 @@ class Folder(Dataset):
         """Return the patient found in the name of an image; without a pattern, each image is its own group."""
         if self.group_pattern is None:
             return name
-        found = re.search(self.group_pattern, stem)
-        require(found is not None, WHO, f"group_pattern {self.group_pattern} to match each name", stem)
-        return (found and found[min(1, found.re.groups)]) or stem  # the whole match if there are no parentheses
+        match = re.search(self.group_pattern, stem)
+        require(match is not None, WHO, f"group_pattern {self.group_pattern} to match each name", stem)
+        return (match and match[min(1, match.re.groups)]) or stem  # the whole match if there are no parentheses
 
 
 def named(masks: str | Folders) -> dict[str, str]:
@@ -238,9 +240,9 @@ def names_in(folder: Path, without: Container[Path]) -> dict[str, list[Path]]:
     names: dict[str, list[Path]] = {}
     for path in files_in(folder, without):  # NFC: macOS stores an umlaut as two characters
         names.setdefault(normalize("NFC", without_suffix(path.relative_to(folder))), []).append(path)
-    others = Counter(path.suffix for path in folder.iterdir() if path.is_file()) if not names else {}
-    found = ", ".join(f"{count} with {suffix or 'no suffix'}" for suffix, count in others.items()) or "none"
-    require(bool(names), WHO, f"images ({', '.join(SUFFIXES)}) in {folder}", found)
+    suffixes = Counter(path.suffix for path in folder.iterdir() if path.is_file()) if not names else {}
+    got = ", ".join(f"{count} with {suffix or 'no suffix'}" for suffix, count in suffixes.items()) or "none"
+    require(bool(names), WHO, f"images ({', '.join(SUFFIXES)}) in {folder}", got)
     return names
 
 
@@ -251,9 +253,9 @@ def by_core(names: dict[str, list[Path]], kind: re.Pattern[str], other: re.Patte
     """
     cores: Files = {}
     for name, files in names.items():
-        found, rival = kind.fullmatch(name), other.fullmatch(name) if shared else None
-        if found and not (rival and len(rival["core"]) < len(found["core"])):
-            cores.setdefault(found["folder"] + found["core"], []).extend(Named(name, path) for path in files)
+        match, rival = kind.fullmatch(name), other.fullmatch(name) if shared else None
+        if match and not (rival and len(rival["core"]) < len(match["core"])):
+            cores.setdefault(match["folder"] + match["core"], []).extend(Named(name, path) for path in files)
     return cores
 
 
@@ -270,28 +272,29 @@ def pair_item(
     It has a fault if the image is missing, or the mask of a class unless that means no foreground (`empty`).
     """
     if image is None or not (empty or all(masks)):
-        present = image or next(path for some in masks for path in some)
+        present = image or next(path for group in masks for path in group)
         partner = "an image for this mask" if image is None else "a mask for this image"
         return replace(base, fault=f"{present}: expected {partner}")
-    paths, reader = [[str(path) for path in some] for some in masks], partial(read_image, str(image), base.page, bands)
-    own = tuple(dict.fromkeys(path for some in paths for path in some if path != str(image)))  # a mask may be alpha
+    paths = [[str(path) for path in group] for group in masks]
+    reader = partial(read_image, str(image), base.page, bands)
+    mask_files = tuple(dict.fromkeys(path for group in paths for path in group if path != str(image)))  # or it is alpha
     mask = partial(read_all, paths, read, reader)
-    return replace(base, image=reader, mask=mask, files=(str(image), *own), mask_files=own)
+    return replace(base, image=reader, mask=mask, files=(str(image), *mask_files), mask_files=mask_files)
 
 
 def read_all(paths: Sequence[Sequence[str]], read: Read, image: Reader) -> np.ndarray:
     """Decode the masks of an image: (h, w), or (h, w, k) for several classes; one without files has no foreground."""
-    masks = [[read(path) for path in some] for some in paths]
-    shapes = sorted({mask.shape for some in masks for mask in some}) or [image().shape[:2]]  # decoded only if needed
-    who = next((path for some in paths for path in some), "")
+    masks = [[read(path) for path in group] for group in paths]
+    shapes = sorted({mask.shape for group in masks for mask in group}) or [image().shape[:2]]  # decoded only if needed
+    who = next((path for group in paths for path in group), "")
     require(len(shapes) == 1, who, "masks of the same size", ", ".join(f"{w}x{h}" for h, w in shapes))
-    made = [united(some, who) if some else np.zeros(shapes[0], np.uint8) for some in masks]
-    return made[0] if len(made) == 1 else np.stack(made, axis=-1)
+    united_masks = [united(group, who) if group else np.zeros(shapes[0], np.uint8) for group in masks]
+    return united_masks[0] if len(united_masks) == 1 else np.stack(united_masks, axis=-1)
 
 
 def united(masks: Sequence[np.ndarray], who: str) -> np.ndarray:
     """Return the union of several masks of one size; raises ContractError if their classes overlap."""
-    classes = len(masks) > 1 and any(((mask > 1) & (mask != IGNORED)).any() for mask in masks)
-    overlap = int((np.sum([mask > 0 for mask in masks], axis=0) > 1).sum()) if classes else 0
+    has_classes = len(masks) > 1 and any(((mask > 1) & (mask != IGNORED)).any() for mask in masks)
+    overlap = int((np.sum([mask > 0 for mask in masks], axis=0) > 1).sum()) if has_classes else 0
     require(not overlap, who, "masks of classes that do not overlap", f"{overlap} pixels in several masks")
     return np.maximum.reduce(masks)

@@ -74,30 +74,32 @@ class Fundus(Dataset):
         for split, path in images:
             patient = re.match(r"r3_[A-Z]-\d+", path.stem)  # RIM-ONE r3: both eyes of a patient are one group
             base = Item(path.stem, patient[0] if patient else path.stem, split=split)
-            items.append(pair_item(base, path, [one.get(path.stem, []) for one in masks], read))
-        lost = sorted({name for one in masks for name in one} - {path.stem for _, path in images})
-        items += [pair_item(Item(n, n), None, [one.get(n, []) for one in masks], read) for n in lost]  # with a fault
+            items.append(pair_item(base, path, [structure.get(path.stem, []) for structure in masks], read))
+        without_image = sorted({name for structure in masks for name in structure} - {path.stem for _, path in images})
+        for name in without_image:  # with a fault
+            items.append(pair_item(Item(name, name), None, [structure.get(name, []) for structure in masks], read))
         rim = self.target == "rim_cup"
         return [replace(item, mask=partial(rim_and_cup, item.mask)) for item in items] if rim else items
 
     def file_warnings(self, items: Sequence[Item]) -> list[str]:
-        drawn = all(item.split != "test" for item in items)
-        return ["no images in the test folder: test images are drawn from the training images"] if drawn else []
+        if any(item.split == "test" for item in items):
+            return []
+        return ["no images in the test folder: test images are drawn from the training images"]
 
     def drishti(self, train: Path, test: Path) -> Layout:
         """Find the files of Drishti-GS: several folders have copies of an image; maps are found by name anywhere."""
         endings, images = {"disc": "_ODsegSoftmap", "cup": "_cupsegSoftmap"}, []
         for split, folder in (("train", train), ("test", test)):
-            found = {path.stem: path for path in sorted(folder.glob("**/Images/*/drishtiGS_*.png"))}  # keeps one copy
-            images += [(split, path) for path in found.values()]
-        masks = [by_name(train, endings[one]) | by_name(test, endings[one]) for one in self.structures]
+            by_stem = {path.stem: path for path in sorted(folder.glob("**/Images/*/drishtiGS_*.png"))}  # keeps one copy
+            images += [(split, path) for path in by_stem.values()]
+        masks = [by_name(train, endings[name]) | by_name(test, endings[name]) for name in self.structures]
         return images, masks, partial(read_votes, agreement=self.agreement, soft=self.soft)
 
     def rim_one(self, root: Path, partitioned: Path) -> Layout:
         """Find the files of RIM-ONE DL, whose masks lie beside the partitions of its images."""
         folders = (("train", partitioned / "training_set"), ("test", partitioned / "test_set"))
         images = [(split, path) for split, folder in folders for path in files_in(folder) if path.suffix == ".png"]
-        return images, [by_name(root, f"-1-{one.capitalize()}-T") for one in self.structures], read_mask
+        return images, [by_name(root, f"-1-{name.capitalize()}-T") for name in self.structures], read_mask
 
     def study(self, root: Path) -> Layout:
         """Find the files of the study, in which a mask has the same name as its image."""
@@ -110,8 +112,8 @@ class Fundus(Dataset):
 
 def by_name(root: Path, ending: str) -> dict[str, list[Path]]:
     """Return the PNG files below a folder whose names end in `ending`, by the rest of their names."""
-    found = [path for path in files_in(root) if path.name.endswith(f"{ending}.png")]
-    return {path.stem.removesuffix(ending): [path] for path in found}
+    files = [path for path in files_in(root) if path.name.endswith(f"{ending}.png")]
+    return {path.stem.removesuffix(ending): [path] for path in files}
 
 
 def rim_and_cup(read: Reader) -> np.ndarray:
@@ -122,8 +124,8 @@ def rim_and_cup(read: Reader) -> np.ndarray:
 
 def find(root: Path, name: str) -> Path | None:
     """Return a folder by name in the root or one folder below it, where archives unpack; None if there is none."""
-    found = [path for path in (root / name, *sorted(root.glob(f"*/{name}"))) if path.is_dir()]
-    return found[0] if found else None
+    folders = [path for path in (root / name, *sorted(root.glob(f"*/{name}"))) if path.is_dir()]
+    return folders[0] if folders else None
 
 
 def read_votes(path: str, agreement: float, soft: bool) -> np.ndarray:

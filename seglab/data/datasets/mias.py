@@ -40,18 +40,18 @@ class Mias(Dataset):
         films = read_info(root / self.table)
         items = [self.film(name, files.get(name), circles) for name, circles in films.items()]
         unlisted = sorted(name for name in files.keys() - films.keys() if FILM.fullmatch(name))
-        return items + [Item(n, n, fault=f"{files[n]}: expected a row in {self.table}") for n in unlisted]
+        return items + [Item(name, name, fault=f"{files[name]}: expected a row in {self.table}") for name in unlisted]
 
     def film(self, name: str, path: Path | None, circles: list[Circle | None]) -> Item:
         """Build the item of one film; None in `circles` is a lesion of unknown position."""
         patient, split = f"patient{(int(name[3:]) + 1) // 2:03d}", "test" if self.external else ""
         if path is None:
-            place = Path(self.root, self.images, f"{name}.pgm")
-            return Item(name, patient, split=split, fault=f"{place}: expected the film listed in {self.table}")
-        known = tuple(circle for circle in circles if circle is not None)
-        unknown = "" if len(known) == len(circles) else "lesion of unknown place"
-        image, mask = partial(read_image, str(path)), partial(draw, str(path), known)
-        return Item(name, patient, image, mask, split, (str(path),), labels=str(known), left_out=unknown)
+            missing = Path(self.root, self.images, f"{name}.pgm")
+            return Item(name, patient, split=split, fault=f"{missing}: expected the film listed in {self.table}")
+        located = tuple(circle for circle in circles if circle is not None)
+        unknown = "" if len(located) == len(circles) else "lesion of unknown place"
+        image, mask = partial(read_image, str(path)), partial(draw, str(path), located)
+        return Item(name, patient, image, mask, split, (str(path),), labels=str(located), left_out=unknown)
 
 
 def read_info(path: Path) -> dict[str, list[Circle | None]]:
@@ -63,9 +63,9 @@ def read_info(path: Path) -> dict[str, list[Circle | None]]:
         if row is None:  # a title or a remark
             require(not FILM.match(line), str(path), "rows such as `mdb001 G CIRC B 535 425 197`", repr(line.strip()))
             continue
-        lesions, place = films.setdefault(row["film"], []), row["place"]
+        lesions, position = films.setdefault(row["film"], []), row["place"]
         if row["kind"] != "NORM":
-            lesions.append(tuple(map(int, place.split())) if place else None)
+            lesions.append(tuple(map(int, position.split())) if position else None)
     require(bool(films), str(path), "rows such as `mdb001 G CIRC B 535 425 197`", "none")
     return films
 

@@ -40,26 +40,26 @@ class Nifti(Folder):
         items = super().items()
         if self.empty_slices:
             return items
-        some = foreground_ids(items, self)  # cached: reading all volumes takes long
-        return [item if item.fault or item.id in some else replace(item, left_out="no foreground") for item in items]
+        keep = foreground_ids(items, self)  # cached: reading all volumes takes long
+        return [item if item.fault or item.id in keep else replace(item, left_out="no foreground") for item in items]
 
     def file_warnings(self, items: Sequence[Item]) -> list[str]:
-        found, apart, axes = [], [], Counter[str]()
+        warnings, mismatches, orientations = [], [], Counter[str]()
         pairs = {item.files[0]: item.mask_files for item in items if not item.fault}  # a volume has many items
         for volume, paths in pairs.items():
             image, masks = read_header(volume), {path: read_header(path) for path in paths}
-            axes[image.orientation] += 1
-            elsewhere = {path: mask.place for path, mask in masks.items() if image.misses(mask)}
-            apart += [f"{path} has {place}, its image has {image.place}" for path, place in elsewhere.items()]
-        if apart:
-            count = f"{len(apart)} of {sum(map(len, pairs.values()))}"
-            words = f"{count} masks differ from their images in position or voxel size; the first: {apart[0]}"
-            found.append(f"{words}; check that they belong to the same scan")
-        if len(axes) > 1:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in axes.most_common())
+            orientations[image.orientation] += 1
+            places = {path: mask.place for path, mask in masks.items() if image.misses(mask)}
+            mismatches += [f"{path} has {place}, its image has {image.place}" for path, place in places.items()]
+        if mismatches:
+            number = f"{len(mismatches)} of {sum(map(len, pairs.values()))}"
+            words = f"{number} masks differ from their images in position or voxel size; the first: {mismatches[0]}"
+            warnings.append(f"{words}; check that they belong to the same scan")
+        if len(orientations) > 1:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in orientations.most_common())
             words = f"volumes of several orientations ({kinds}), so that some slices are turned or mirrored"
-            found.append(f"{words}; nibabel.as_closest_canonical converts all to RAS")
-        return found
+            warnings.append(f"{words}; nibabel.as_closest_canonical converts all to RAS")
+        return warnings
 
     def items_of(self, base: Item, image: Path | None, masks: Masks) -> list[Item]:
         """Build an item for each slice, or one with a fault if image and masks do not match."""
@@ -73,8 +73,8 @@ class Nifti(Folder):
                 require(mask[:2] == header[:2], path, f"the size and orientation of its image, {header}", mask)
         except ContractError as error:
             return [replace(volume, fault=str(error))]
-        made = []
-        for n in range(header.shape[self.axis]):
-            one = replace(base, id=f"{base.id}_{'xyz'[self.axis]}{n:03}", page=(self.axis, n))
-            made += super().items_of(one, image, masks)
-        return made
+        items = []
+        for number in range(header.shape[self.axis]):
+            slice_item = replace(base, id=f"{base.id}_{'xyz'[self.axis]}{number:03}", page=(self.axis, number))
+            items += super().items_of(slice_item, image, masks)
+        return items

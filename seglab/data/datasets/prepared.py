@@ -31,8 +31,8 @@ class Prepared(Dataset):
     def file_warnings(self, items: Sequence[Item]) -> list[str]:
         if self.raw:
             return []
-        lost = "the folder does not record how its source files were read: a model trained on it reads other files"
-        return [f"{lost} without their crop, window or reduce; run the same seglab.prepare again to add it in seconds"]
+        text = "the folder does not record how its source files were read: a model trained on it reads other files"
+        return [f"{text} without their crop, window or reduce; run the same seglab.prepare again to add it in seconds"]
 
     def items(self) -> list[Item]:
         return open_store(Path(self.root).expanduser())

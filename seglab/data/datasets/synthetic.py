@@ -100,16 +100,16 @@ def misdraw(truth: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndar
     count, labels = cv2.connectedComponents((truth >= 0.5).astype(np.uint8))
     drawn = np.zeros_like(truth)
     for label in range(1, count):
-        one: np.ndarray = np.where(labels == label, truth, 0).astype(np.float32)
+        shape: np.ndarray = np.where(labels == label, truth, 0).astype(np.float32)
         # Always drawn, so that another rate does not change the errors of other objects.
         wrong, fault, share = rng.random() < rate, rng.integers(4), rng.uniform(0.25, 0.5)
         if wrong and fault == 0:
             continue
         if wrong and fault == 1:
-            one = one[::-1, ::-1]
+            shape = shape[::-1, ::-1]
         elif wrong:
-            by = max(1, round(share * np.sqrt((labels == label).sum() / np.pi)))  # radius of a disc of equal area
-            brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * by + 1,) * 2)
-            one = (cv2.dilate if fault == 2 else cv2.erode)(one, brush)
-        drawn = np.maximum(drawn, one)
+            pixels = max(1, round(share * np.sqrt((labels == label).sum() / np.pi)))  # radius of a disc of equal area
+            brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1,) * 2)
+            shape = (cv2.dilate if fault == 2 else cv2.erode)(shape, brush)
+        drawn = np.maximum(drawn, shape)
     return drawn

@@ -102,8 +102,8 @@ def disc_cup(rng: Rng, size: int, fraction: float, contrast: float, noise: float
     light *= 1 - 0.4 * vessels(rng, size, center, int(rng.integers(8, 14)))
     color = np.array([1.25, 0.75, 0.4], np.float32) * (1 + 0.1 * rng.standard_normal(3, dtype=np.float32))
     image = light[..., None] * color + 0.04 * noise * rng.standard_normal((size, size, 3), dtype=np.float32)
-    away = np.hypot(*grid(size, (size / 2, size / 2), 0))
-    return image * edge(0.66 * size - away, 4)[..., None], np.stack([inside, cup_truth], axis=-1)
+    distance = np.hypot(*grid(size, (size / 2, size / 2), 0))
+    return image * edge(0.66 * size - distance, 4)[..., None], np.stack([inside, cup_truth], axis=-1)
 
 
 def organ(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -> Painted:
@@ -115,8 +115,8 @@ def organ(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -
     center = point(rng, 0.35 * size, 0.65 * size)
     rough = 0.12 * radius * clouds(rng, size, 5, 10)
     body = edge(ellipse(size, center, radius, rng.uniform(0.8, 1.25), rng.uniform(0, np.pi)) + rough)
-    angle, away = rng.uniform(0, 2 * np.pi), 0.6 * radius * np.sqrt(rng.uniform())
-    spot = (center[0] + away * np.sin(angle), center[1] + away * np.cos(angle))
+    angle, offset = rng.uniform(0, 2 * np.pi), 0.6 * radius * np.sqrt(rng.uniform())
+    spot = (center[0] + offset * np.sin(angle), center[1] + offset * np.cos(angle))
     inside = ellipse(size, spot, size * np.sqrt(fraction / np.pi), rng.uniform(0.8, 1.25), rng.uniform(0, np.pi))
     lesion_truth = edge(inside) * body if fraction else np.zeros_like(body)
     image = 0.3 + 0.05 * clouds(rng, size, 3, 6, 12) + 0.2 * body + contrast * 0.15 * lesion_truth
