@@ -40,18 +40,18 @@ def prepare(dataset: Dataset, node: dict[str, Any], folder: Path) -> int:
     listed = dataset.items()
     raise_on_faults([item.fault for item in listed if item.fault], len(listed), dataset)
     items = store.build(listed, replace(dataset, fit="patch"), folder, complete=True)  # patch: images keep their size
-    left = [item.fault or f"{item.id}: {item.left_out}" for item in items if item.fault or item.left_out]
-    got = f"none; the first of {len(left)} reasons: {left[0]}" if left else "none"
-    require(len(left) < len(items), "dataset", "usable images", got)
+    skipped = [item.fault or f"{item.id}: {item.left_out}" for item in items if item.fault or item.left_out]
+    got = f"none; the first of {len(skipped)} reasons: {skipped[0]}" if skipped else "none"
+    require(len(skipped) < len(items), "dataset", "usable images", got)
     store.note_raw(folder, node | {"root": ".", "cache_dir": None, "split_file": None})  # wherever the files are
     size = (folder / store.PIXELS).stat().st_size
-    log.info("%s: %d images, %d left out, %.2f GB", folder, len(items) - len(left), len(left), size / 1e9)
-    for reason in left[:5]:
+    log.info("%s: %d images, %d left out, %.2f GB", folder, len(items) - len(skipped), len(skipped), size / 1e9)
+    for reason in skipped[:5]:
         log.info("  left out: %s", reason)
     for sentence in dataset.file_warnings(listed):
         log.warning("data: %s", sentence)
     log.info("python -m seglab.train dataset=prepared %s", shlex.join([f"dataset.root={folder}", *options(dataset)]))
-    return len(items) - len(left)
+    return len(items) - len(skipped)
 
 
 def options(dataset: Dataset) -> Iterator[str]:
@@ -72,20 +72,20 @@ def inspect(dataset: Dataset, folder: Path) -> int:
     from seglab.data.audit import audit
     from seglab.reporting.audit_figure import overview
 
-    found = audit(dataset)
-    write_json(folder / "audit.json", found.facts)
-    write_json(folder / "split.json", found.splits.ids())
-    overview(found.samples, type(dataset).__name__, folder / "audit.png", dataset.task)
-    width = max(len(name) for name in found.facts)
-    for name, fact in found.facts.items():
+    result = audit(dataset)
+    write_json(folder / "audit.json", result.facts)
+    write_json(folder / "split.json", result.splits.ids())
+    overview(result.samples, type(dataset).__name__, folder / "audit.png", dataset.task)
+    width = max(len(name) for name in result.facts)
+    for name, fact in result.facts.items():
         log.info("%-*s  %s", width, name.replace("_", " "), spell(fact))
     keep = f"dataset.split_file={folder / 'split.json'} keeps this split"
     log.info("%s: audit.json, audit.png and split.json; %s", folder, keep)
-    count, faults = sum(found.facts["images"].values()), found.facts["unreadable_first"]
-    got = f"none; the first of {found.facts['unreadable']} errors: {faults[0]}" if faults else "none"
+    count, faults = sum(result.facts["images"].values()), result.facts["unreadable_first"]
+    got = f"none; the first of {result.facts['unreadable']} errors: {faults[0]}" if faults else "none"
     require(count > 0, "dataset", "readable images", got)
-    got = f"{len(found.leaks)} pairs: {'; '.join(found.leaks[:3])}"
-    require(not found.leaks, "dataset", "no image in two splits", got, "see audit.json")
+    got = f"{len(result.leaks)} pairs: {'; '.join(result.leaks[:3])}"
+    require(not result.leaks, "dataset", "no image in two splits", got, "see audit.json")
     return count
 
 

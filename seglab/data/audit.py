@@ -52,22 +52,22 @@ class Audit:
 
 def audit(dataset: Dataset, samples: int = 12) -> Audit:
     """Inspect every image and mask of a dataset; unreadable ones are listed in the facts, not raised."""
-    chosen = select_items(replace(dataset, on_bad_item="skip"))
-    dataset, listed = chosen.dataset, chosen.listed
-    good = [item for item in listed if not item.fault and not item.left_out]
-    inspected = each(partial(inspect, dataset=dataset), good, "audit")
-    results = {item.id: one for item, one in zip(good, inspected, strict=True)}
+    selection = select_items(replace(dataset, on_bad_item="skip"))
+    dataset, listed = selection.dataset, selection.listed
+    usable = [item for item in listed if not item.fault and not item.left_out]
+    inspected = each(partial(inspect, dataset=dataset), usable, "audit")
+    results = {item.id: result for item, result in zip(usable, inspected, strict=True)}
     faults = {item.id: item.fault for item in listed if item.fault}
-    faults |= {name: one for name, one in results.items() if isinstance(one, str)}
+    faults |= {name: result for name, result in results.items() if isinstance(result, str)}
     # Split again without the images that cannot be decoded, as training does.
-    splits, out = divide(listed, faults, chosen.hashes, dataset, False)
-    shown = [(split, item) for split in SPLITS for item in splits[split]]
-    seen = [one for _, item in shown if isinstance(one := results[item.id], dict)]
-    sides = [split for split, _ in shown]
-    names = [f"{item.id} ({split})" for split, item in shown]
-    copies = [reason for reason in out.values() if "expected in one split" in reason]
-    pairs = near_duplicates([one["hash"] for one in seen], sides)
-    leaks = copies + [f"{names[a]} and {names[b]} look the same" for a, b in pairs]
+    splits, skipped = divide(listed, faults, selection.hashes, dataset, False)
+    pairs = [(split, item) for split in SPLITS for item in splits[split]]
+    records = [result for _, item in pairs if isinstance(result := results[item.id], dict)]
+    split_names = [split for split, _ in pairs]
+    labels = [f"{item.id} ({split})" for split, item in pairs]
+    copies = [reason for reason in skipped.values() if "expected in one split" in reason]
+    duplicates = near_duplicates([record["hash"] for record in records], split_names)
+    leaks = copies + [f"{labels[a]} and {labels[b]} look the same" for a, b in duplicates]
     facts: dict[str, Any] = {
         "items": len(listed),
         "leaks": leaks,
@@ -77,9 +77,11 @@ def audit(dataset: Dataset, samples: int = 12) -> Audit:
         "group_also_in_test": len(splits.conflicting),
         "range": dataset.range,
     }
-    by_split = {split: [one for side, one in zip(sides, seen, strict=True) if side == split] for split in SPLITS}
-    facts |= {"warnings": chosen.notes + data_warnings(by_split, dataset)} | summary(by_split, dataset)
-    pictures = [picture(shown[k][1], dataset) for k in spread([one["foreground"] for one in seen], samples)]
+    by_split = {
+        split: [record for name, record in zip(split_names, records, strict=True) if name == split] for split in SPLITS
+    }
+    facts |= {"warnings": selection.notes + data_warnings(by_split, dataset)} | summary(by_split, dataset)
+    pictures = [picture(pairs[k][1], dataset) for k in spread([record["foreground"] for record in records], samples)]
     return Audit(facts, splits, leaks, pictures)
 
 
@@ -105,33 +107,35 @@ def inspect(item: Item, dataset: Dataset) -> Facts | str:
 
 def summary(splits: dict[str, list[Facts]], dataset: Dataset) -> dict[str, Any]:
     """Summarize the facts of all images as plain data."""
-    seen = [one for some in splits.values() for one in some]
-    areas = np.concatenate([[], *(one["areas"] for one in seen)])  # [] if there are no images
-    every, task = np.array([one["foreground"] for one in seen]), dataset.task
-    masks = [mask for one in seen for mask in one["masks"]]
+    images = [image for part in splits.values() for image in part]
+    areas = np.concatenate([[], *(image["areas"] for image in images)])  # [] if there are no images
+    fractions, task = np.array([image["foreground"] for image in images]), dataset.task
+    masks = [mask for image in images for mask in image["masks"]]
     kinds = Counter(" ".join(filter(None, (mask["lossy"], mask["kind"]))) for mask in masks)
     return {
-        "images": {split: len(some) for split, some in splits.items()},
-        "empty_masks": {split: sum(not one["foreground"] for one in some) for split, some in splits.items()},
+        "images": {split: len(part) for split, part in splits.items()},
+        "empty_masks": {split: sum(not image["foreground"] for image in part) for split, part in splits.items()},
         "foreground": {
-            split: float(np.mean([one["foreground"] for one in some])) for split, some in splits.items() if some
+            split: float(np.mean([image["foreground"] for image in part])) for split, part in splits.items() if part
         },
-        "classes": {n: float(np.mean([one["classes"][k] for one in seen])) for k, n in enumerate(task.classes) if seen},
-        "images_with_class": {n: sum(one["classes"][k] > 0 for one in seen) for k, n in enumerate(task.classes)},
-        "ignored": float(np.mean([one["ignored"] for one in seen])) if seen else 0.0,
-        "foreground_of_images_with_any": quantiles(every[every > 0]),
-        "depths": dict(Counter(one["depth"] for one in seen)),
-        "images_stored_turned": sum(one["turned"] for one in seen),
-        "images_whose_alpha_is_left_out": sum(one["alpha"] for one in seen),
-        "sizes": len({tuple(one["shape"]) for one in seen}),
-        "height": quantiles([one["shape"][0] for one in seen]),
-        "width": quantiles([one["shape"][1] for one in seen]),
+        "classes": {
+            n: float(np.mean([image["classes"][k] for image in images])) for k, n in enumerate(task.classes) if images
+        },
+        "images_with_class": {n: sum(image["classes"][k] > 0 for image in images) for k, n in enumerate(task.classes)},
+        "ignored": float(np.mean([image["ignored"] for image in images])) if images else 0.0,
+        "foreground_of_images_with_any": quantiles(fractions[fractions > 0]),
+        "depths": dict(Counter(image["depth"] for image in images)),
+        "images_stored_turned": sum(image["turned"] for image in images),
+        "images_whose_alpha_is_left_out": sum(image["alpha"] for image in images),
+        "sizes": len({tuple(image["shape"]) for image in images}),
+        "height": quantiles([image["shape"][0] for image in images]),
+        "width": quantiles([image["shape"][1] for image in images]),
         "mask_kinds": dict(kinds),
         "mask_values": mask_values(masks),
         "objects": len(areas),
-        "objects_per_image": dict(sorted(Counter(one["objects"] for one in seen).items())),
+        "objects_per_image": dict(sorted(Counter(image["objects"] for image in images).items())),
         "object_pixels": quantiles(areas),
-        "objects_erased_at_size": sum(one["lost"] for one in seen),
+        "objects_erased_at_size": sum(image["lost"] for image in images),
         "seen_as": f"size {dataset.size}, fit {dataset.fit}, coverage {dataset.coverage}",
     }
 
@@ -158,11 +162,11 @@ def image_hash(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def near_duplicates(hashes: Sequence[tuple[np.ndarray, np.ndarray]], splits: Sequence[str]) -> list[tuple[int, int]]:
     """List the index pairs of images that look the same and lie in different splits."""
-    bits, pixels = (np.array([one[k] for one in hashes]) for k in (0, 1))
+    bits, pixels = (np.array([entry[k] for entry in hashes]) for k in (0, 1))
     pairs = []
     for k in range(len(hashes) - 1):
-        differ = np.unpackbits(bits[k + 1 :] ^ bits[k], axis=1).sum(1, dtype=np.uint16)
-        for other in (k + 1 + np.flatnonzero(differ <= FEW_BITS)).tolist():
+        distances = np.unpackbits(bits[k + 1 :] ^ bits[k], axis=1).sum(1, dtype=np.uint16)
+        for other in (k + 1 + np.flatnonzero(distances <= FEW_BITS)).tolist():
             if splits[k] != splits[other] and pixels[k] @ pixels[other] >= ALIKE:  # the most expensive test comes last
                 pairs.append((k, other))
     return pairs
@@ -174,19 +178,19 @@ def picture(item: Item, dataset: Dataset) -> Sample:
     image, task = view_image(image, replace(dataset, fit="patch", reduce=1)), dataset.task
     size = inside(mask.shape[:2], PICTURE, "pad")
     maps = np.stack([resize(layer.astype(np.float32), *size) for layer in layers(mask, task)])
-    marks = None if valid is None else resize(valid.astype(np.float32), *size) >= 0.5
+    counted = None if valid is None else resize(valid.astype(np.float32), *size) >= 0.5
     black = np.zeros((*size, 3), np.uint8)
     if task.channels > 1:
-        drawn = paint_classes(black, maps, 0.5, task.kind, marks)
+        mask_image = paint_classes(black, maps, 0.5, task.kind, counted)
     else:
-        drawn = hatched(black + np.uint8(255) * (maps[0] >= 0.5)[..., None], marks)
+        mask_image = hatched(black + np.uint8(255) * (maps[0] >= 0.5)[..., None], counted)
     display = replace(dataset, channels=3 if dataset.channels == 1 else dataset.channels, bits=8)
-    whole = replace(dataset, fit="pad", size=PICTURE) if dataset.fit == "patch" else dataset
-    seen, seen_mask, _ = decode_item(item, replace(whole, bits=8))
+    whole_image = replace(dataset, fit="pad", size=PICTURE) if dataset.fit == "patch" else dataset
+    seen, seen_mask, _ = decode_item(item, replace(whole_image, bits=8))
     return Sample(
         item.id,
         resize(in_colors(convert(image, display)), *size),
-        drawn,
+        mask_image,
         in_colors(convert(seen, replace(display, range="full"))),  # `decode_item` has already applied the range
         foreground_of(seen_mask, task) > (127 if dataset.soft else 0),
     )

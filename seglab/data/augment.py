@@ -52,18 +52,18 @@ def to_unit_range(image: np.ndarray) -> np.ndarray:
 
 def require_unchanged(who: str, image: np.ndarray, mask: np.ndarray, out: dict[str, Any]) -> None:
     """Raise ContractError unless a transform kept the size, channels, type and range of an image and its mask."""
-    found, truth = out["image"], out["mask"]
-    expected, got = f"an image of {spell(image)} and a mask of {spell(mask)}", f"{spell(found)} and {spell(truth)}"
+    new_image, new_mask = out["image"], out["mask"]
+    expected = f"an image of {spell(image)} and a mask of {spell(mask)} as before"
+    got = f"{spell(new_image)} and {spell(new_mask)}"
     shapes = (image.shape, image.shape[:2]) if image.shape[2:] == (1,) else (image.shape,)  # some drop a single channel
-    same = tuple(found.shape) in shapes and truth.shape == mask.shape
-    same = same and (found.dtype, truth.dtype) == (image.dtype, mask.dtype)
-    remedy = "set the size of images with dataset.size and dataset.fit"
-    require(same, who, f"{expected} as before", got, remedy)
+    same = tuple(new_image.shape) in shapes and new_mask.shape == mask.shape
+    same = same and (new_image.dtype, new_mask.dtype) == (image.dtype, mask.dtype)
+    require(same, who, expected, got, "set the size of images with dataset.size and dataset.fit")
     if image.dtype == np.float32:
-        low, high = float(found.min()), float(found.max())
+        low, high = float(new_image.min()), float(new_image.max())
         require(low >= -0.01 and high <= 1.01, who, "values from 0 to 1", f"{low:.3g} to {high:.3g}", NORMALIZED)
     most = max(int(mask.max()), 1)
-    require(truth.max() <= most, who, f"mask values of at most {most}, as before", truth.max(), "set fill_mask=0")
+    require(new_mask.max() <= most, who, f"mask values of at most {most}, as before", new_mask.max(), "set fill_mask=0")
 
 
 def spell(array: Any) -> str:
@@ -86,8 +86,8 @@ class Chain(Augment):
         for name, step in self.steps.items():
             who, kind = f"augment.steps.{name}", type(step).__name__
             require(kind not in REFUSED, who, "an augmentation", kind, REFUSED.get(kind, ""))
-            known = isinstance(step, BasicTransform | BaseCompose)
-            require(known, who, "an albumentations transform", kind, "write {_target_: albumentations.NAME}")
+            is_transform = isinstance(step, BasicTransform | BaseCompose)
+            require(is_transform, who, "an albumentations transform", kind, "write {_target_: albumentations.NAME}")
 
     @cached_property
     def chain(self) -> Any:
@@ -101,11 +101,12 @@ class Chain(Augment):
         # The valid mask goes through the same changes as the labels, as one more channel of them.
         device, labels = image.device, target if valid is None else torch.cat((target, valid.to(target.dtype)), 1)
         images, masks = (x.permute(0, 2, 3, 1).cpu().numpy() for x in (image, labels))
-        made = [self.one(one, mask, (seed, *key)) for one, mask, key in zip(images, masks, pairs, strict=True)]
-        changed, moved = (torch.from_numpy(np.stack(x)).permute(0, 3, 1, 2).to(device) for x in zip(*made, strict=True))
+        results = [self.one(pixels, mask, (seed, *key)) for pixels, mask, key in zip(images, masks, pairs, strict=True)]
+        stacks = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*results, strict=True))
+        new_image, new_labels = (stack.permute(0, 3, 1, 2).to(device) for stack in stacks)
         if valid is None:
-            return changed, moved, None
-        return changed, moved[:, :-1], moved[:, -1:].bool()
+            return new_image, new_labels, None
+        return new_image, new_labels[:, :-1], new_labels[:, -1:].bool()
 
     def one(self, image: np.ndarray, mask: np.ndarray, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Augment one image (h, w, c) and its labels (h, w, k)."""
@@ -113,9 +114,9 @@ class Chain(Augment):
         # always come with a vertical one.
         generator = np.random.default_rng(key)
         self.chain.set_random_state(generator, random.Random(int(generator.integers(2**63))))
-        given, labels = to_unit_range(image), mask[..., 0] if mask.shape[2] == 1 else mask
-        out = self.chain(image=given, mask=labels)
-        require_unchanged("augment", given, labels, out)
+        unit_image, labels = to_unit_range(image), mask[..., 0] if mask.shape[2] == 1 else mask
+        out = self.chain(image=unit_image, mask=labels)
+        require_unchanged("augment", unit_image, labels, out)
         changed = out["image"].reshape(image.shape)
         return changed if image.dtype == np.uint8 else 255 * np.clip(changed, 0, 1), out["mask"].reshape(mask.shape)
 
@@ -123,8 +124,8 @@ class Chain(Augment):
         """Run every transform of the chain once, however rare; raises ContractError naming those that do not fit."""
         from albumentations import Compose
 
-        given = to_unit_range(image)
-        out, changing = {"image": given, "mask": mask}, []
+        unit_image = to_unit_range(image)
+        out, changing = {"image": unit_image, "mask": mask}, []
         for transform in copy.deepcopy(list(self.steps.values())):  # copies, because p is set to 1
             name, transform.p, before = type(transform).__name__, 1.0, (spell(out["image"]), spell(out["mask"]))
             try:
@@ -133,4 +134,4 @@ class Chain(Augment):
                 reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
                 require(False, f"augment: {name}", "a transform of an image and its mask", reason, "leave it out")
             changing += [name] if (spell(out["image"]), spell(out["mask"])) != before else []
-        require_unchanged(f"augment: {', '.join(changing)}".removesuffix(": "), given, mask, out)
+        require_unchanged(f"augment: {', '.join(changing)}".removesuffix(": "), unit_image, mask, out)

@@ -56,8 +56,8 @@ def normal(states: Tensor, shape: tuple[int, ...]) -> Tensor:
 def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
     """Smooth x (b, c, h, w) with a Gaussian of each sigma (b,), renormalized at the border, by matrix products."""
     for length in reversed(x.shape[2:]):
-        places = torch.arange(length, device=x.device)
-        weights = torch.exp(-0.5 * ((places - places[:, None]) / sigma[:, None, None]) ** 2)
+        positions = torch.arange(length, device=x.device)
+        weights = torch.exp(-0.5 * ((positions - positions[:, None]) / sigma[:, None, None]) ** 2)
         x = (x @ (weights / weights.sum(2, keepdim=True))[:, None].mT).mT  # smooths the last axis, then swaps the two
     return x
 
@@ -67,8 +67,8 @@ def displacements(states: Tensor, height: int, width: int) -> Tensor:
     grid = [-(-length // BEND_STEP) + 1 for length in (height, width)]
     field = normal(states, (2, *grid))
     for length, points in ((width, grid[1]), (height, grid[0])):
-        places, nodes = (torch.arange(n, device=states.device) for n in (length, points))
-        weights = torch.exp(-0.5 * ((places[:, None] - BEND_STEP * nodes) / BEND_SIGMA) ** 2)
+        positions, nodes = (torch.arange(n, device=states.device) for n in (length, points))
+        weights = torch.exp(-0.5 * ((positions[:, None] - BEND_STEP * nodes) / BEND_SIGMA) ** 2)
         field = (field @ F.normalize(weights).mT).mT  # rows of norm 1 keep the variance, also at the border
     return BEND * field
 
@@ -117,8 +117,8 @@ class Light(Augment):
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            known = name in ("degrees", "shear") or 0 <= value <= 1
-            require(known, f"augment {type(self).__name__}", f"{name} in [0, 1]", value)
+            fits = name in ("degrees", "shear") or 0 <= value <= 1
+            require(fits, f"augment {type(self).__name__}", f"{name} in [0, 1]", value)
 
     def __call__(
         self, image: Tensor, target: Tensor, valid: Tensor | None, seed: int, pairs: Sequence[tuple[int, int]]
@@ -175,9 +175,9 @@ class Strong(Light):
         self.on_some(image, draws, "gamma", self.adjust_gamma)
         if valid is None and (self.warp or self.bend):  # in every batch, or torch.compile would see both kinds
             valid = torch.ones_like(target[:, :1], dtype=torch.bool)
-        moved = ((draws["warp"] < self.warp) | (draws["bend"] < self.bend)).nonzero()[:, 0]
-        if len(moved):
-            grid, rows = self.grid(draws, moved, image), to_device(moved, image)
+        indices = ((draws["warp"] < self.warp) | (draws["bend"] < self.bend)).nonzero()[:, 0]
+        if len(indices):
+            grid, rows = self.grid(draws, indices, image), to_device(indices, image)
             image[rows] = F.grid_sample(image[rows], grid, align_corners=False)  # black outside the image
             target = warp_labels(target, rows, grid)
             valid = None if valid is None else warp_labels(valid, rows, grid)
@@ -187,25 +187,25 @@ class Strong(Light):
 
     def on_some(self, image: Tensor, draws: Draws, name: str, work: Callable[[Tensor, Draws, Tensor], Tensor]) -> None:
         """Apply `work` in place to the images that the draw of a name selects."""
-        chosen = (draws[name] < getattr(self, name)).nonzero()[:, 0]
-        if len(chosen):
-            rows = to_device(chosen, image)
-            image[rows] = work(image[rows], draws, chosen)
+        indices = (draws[name] < getattr(self, name)).nonzero()[:, 0]
+        if len(indices):
+            rows = to_device(indices, image)
+            image[rows] = work(image[rows], draws, indices)
 
     def grid(self, draws: Draws, rows: Tensor, image: Tensor) -> Tensor:
         """Return the source of each pixel of some samples for grid_sample: the affine and the elastic map composed."""
         warped, bent = (draws["warp"] < self.warp)[rows], (draws["bend"] < self.bend)[rows]
         height, width = image.shape[2:]
-        back = torch.linalg.inv(self.matrices(draws)[rows])
-        back = to_device(torch.where(warped[:, None, None], back, torch.eye(2)), image)[..., None, None]
+        inverse = torch.linalg.inv(self.matrices(draws)[rows])
+        inverse = to_device(torch.where(warped[:, None, None], inverse, torch.eye(2)), image)[..., None, None]
         x = torch.arange(width, device=image.device) - (width - 1) / 2
         y = torch.arange(height, device=image.device)[:, None] - (height - 1) / 2
-        source = back[:, :, 0] * x + back[:, :, 1] * y
+        source = inverse[:, :, 0] * x + inverse[:, :, 1] * y
         if bent.any():
             dx, dy = displacements(to_device(draws.state("bend_field")[rows][bent], image), height, width).unbind(1)
-            which = to_device(bent.nonzero()[:, 0], image)
-            back = back[which]
-            source[which] += back[:, :, 0] * dx[:, None] + back[:, :, 1] * dy[:, None]  # bent first, then affine
+            bent_rows = to_device(bent.nonzero()[:, 0], image)
+            inverse = inverse[bent_rows]
+            source[bent_rows] += inverse[:, :, 0] * dx[:, None] + inverse[:, :, 1] * dy[:, None]  # bent, then affine
         return torch.stack((source[:, 0] * (2 / width), source[:, 1] * (2 / height)), -1)  # -1 and 1 are the edges
 
     def matrices(self, draws: Draws) -> Tensor:
@@ -213,11 +213,11 @@ class Strong(Light):
         limit = math.radians(self.degrees)
         angle = draws.between("degrees", -limit, limit)
         x, y = (torch.tan(draws.between(f"shear_{axis}", -1, 1) * math.radians(self.shear)) for axis in "xy")
-        wide, tall = (draws.between(f"zoom_{axis}", 1 - self.zoom, 1 + self.zoom) for axis in "xy")
-        one = torch.ones_like(angle)
+        scale_x, scale_y = (draws.between(f"zoom_{axis}", 1 - self.zoom, 1 + self.zoom) for axis in "xy")
+        ones = torch.ones_like(angle)
         turn = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), -1).view(-1, 2, 2)
-        shear = torch.stack((one, x, y, one), -1).view(-1, 2, 2)
-        return turn @ shear @ torch.diag_embed(torch.stack((wide, tall), -1))
+        shear = torch.stack((ones, x, y, ones), -1).view(-1, 2, 2)
+        return turn @ shear @ torch.diag_embed(torch.stack((scale_x, scale_y), -1))
 
     def adjust_gamma(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
         """Raise the intensities, as fractions of the full range, to a power of 0.8 to 1.2."""
@@ -237,5 +237,5 @@ class Strong(Light):
 
 def warp_labels(labels: Tensor, rows: Tensor, grid: Tensor) -> Tensor:
     """Warp the labels of some samples with nearest-neighbor sampling; pixels from outside the image are 0."""
-    moved = F.grid_sample(labels[rows].float(), grid, mode="nearest", align_corners=False)
-    return labels.index_copy(0, rows, moved.to(labels.dtype))
+    warped = F.grid_sample(labels[rows].float(), grid, mode="nearest", align_corners=False)
+    return labels.index_copy(0, rows, warped.to(labels.dtype))

@@ -134,15 +134,15 @@ class Dataset:
         one_of("dataset", self, fit=FITS, bits=(8, 16), on_bad_item=("raise", "skip"))
         if not isinstance(self.range, str):  # [0, 255] and [0.0, 255.0] are one cache
             object.__setattr__(self, "range", tuple(float(limit) for limit in self.range))
-        two = not isinstance(self.range, str) and len(self.range) == 2 and self.range[0] < self.range[1]
-        require(two or self.range in ("auto", "full"), "dataset", "range to be auto, full or [low, high]", self.range)
+        pair = not isinstance(self.range, str) and len(self.range) == 2 and self.range[0] < self.range[1]
+        require(pair or self.range in ("auto", "full"), "dataset", "range to be auto, full or [low, high]", self.range)
         require(0 <= self.fold < max(self.folds, 1), "dataset", f"fold from 0 to {self.folds - 1}", self.fold)
         for name in ("mean", "std"):
             value = getattr(self, name)
             fits = value == "auto" or (not isinstance(value, str) and len(value) in (1, self.channels))
             require(fits, "dataset", f"{name} to be auto, or a list of 1 or {self.channels} numbers", value)
-        hard = not self.soft or self.task.kind != "multiclass"
-        require(hard, "dataset", "soft=false for mutually exclusive classes", self.soft)
+        supported = not self.soft or self.task.kind != "multiclass"
+        require(supported, "dataset", "soft=false for mutually exclusive classes", self.soft)
 
     @property
     def task(self) -> Task:

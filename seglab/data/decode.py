@@ -60,9 +60,9 @@ def view_valid(valid: np.ndarray | None, shape: tuple[int, ...], dataset: Datase
     height, width = reduced(shape, dataset)
     if valid is None and (dataset.fit != "pad" or height == width):
         return None
-    part = np.ones(shape[:2], np.float32) if valid is None else valid.astype(np.float32)  # `fit` pads it with 0
-    part = (resize(part, height, width) >= 0.5).astype(np.float32)  # thresholded once here, as in `view_mask`
-    seen = (part if dataset.fit == "patch" else fit(part, dataset.size, dataset.fit)) >= 0.5
+    fraction = np.ones(shape[:2], np.float32) if valid is None else valid.astype(np.float32)  # `fit` pads it with 0
+    fraction = (resize(fraction, height, width) >= 0.5).astype(np.float32)  # thresholded once here, as in `view_mask`
+    seen = (fraction if dataset.fit == "patch" else fit(fraction, dataset.size, dataset.fit)) >= 0.5
     return None if seen.all() else seen
 
 
@@ -88,24 +88,24 @@ def warp_mask(
     A pixel belongs to a class that covers at least `coverage` of it. Mutually exclusive classes must together cover
     that much, and the pixel belongs to the largest of them.
     """
-    exclusive, every, whole = dataset.task.kind == "multiclass", layers(mask, dataset.task), np.float32(1)
-    every = every[1:] if exclusive else every  # without the background
-    shares = [warp(layer.astype(np.float32)) for layer in every]
+    exclusive, maps, valid_share = dataset.task.kind == "multiclass", layers(mask, dataset.task), np.float32(1)
+    maps = maps[1:] if exclusive else maps  # without the background
+    shares = [warp(layer.astype(np.float32)) for layer in maps]
     if valid is not None:
-        whole = np.maximum(warp(valid.astype(np.float32)), 1e-6)
+        valid_share = np.maximum(warp(valid.astype(np.float32)), 1e-6)
         # Zero where less than half is valid: `view` clears such pixels, and keep_one must not choose one of them.
-        shares = [np.where(whole >= 0.5, share, 0) for share in shares]
+        shares = [np.where(valid_share >= 0.5, share, 0) for share in shares]
     if exclusive:
-        total, largest = np.sum(shares, axis=0) / whole, np.argmax(shares, axis=0)
-        found = to_mask(total, dataset.coverage) * (1 + largest).astype(np.uint8)
-        for k, (layer, share) in enumerate(zip(every, shares, strict=True), 1):
-            if layer.any() and share.any() and not (found == k).any():  # it would vanish, see keep_one
-                found.flat[share.argmax()] = k
-        return found
-    pairs = zip(every, shares, strict=True)
-    kept = np.stack([keep_one(share / whole, layer.max() >= 0.5, dataset) for layer, share in pairs], axis=-1)
-    made = kept if dataset.soft else to_mask(kept, dataset.coverage)
-    return made[..., 0] if mask.ndim == 2 else made
+        total, largest = np.sum(shares, axis=0) / valid_share, np.argmax(shares, axis=0)
+        numbers = to_mask(total, dataset.coverage) * (1 + largest).astype(np.uint8)
+        for k, (layer, share) in enumerate(zip(maps, shares, strict=True), 1):
+            if layer.any() and share.any() and not (numbers == k).any():  # it would vanish, see keep_one
+                numbers.flat[share.argmax()] = k
+        return numbers
+    pairs = zip(maps, shares, strict=True)
+    covered = np.stack([keep_one(share / valid_share, layer.max() >= 0.5, dataset) for layer, share in pairs], axis=-1)
+    result = covered if dataset.soft else to_mask(covered, dataset.coverage)
+    return result[..., 0] if mask.ndim == 2 else result
 
 
 def keep_one(fraction: np.ndarray, some: bool, dataset: Dataset) -> np.ndarray:
@@ -114,9 +114,9 @@ def keep_one(fraction: np.ndarray, some: bool, dataset: Dataset) -> np.ndarray:
     Otherwise the image would be scored as an empty one, for which finding nothing is right.
     """
     least = 0.5 if dataset.soft else dataset.coverage  # soft targets count as foreground from 0.5
-    place = fraction.argmax()
-    if some and 0 < fraction.flat[place] < least:
-        fraction.flat[place] = least
+    index = fraction.argmax()
+    if some and 0 < fraction.flat[index] < least:
+        fraction.flat[index] = least
     return fraction
 
 
@@ -142,7 +142,7 @@ def native_objects(item: Item, dataset: Dataset) -> np.ndarray:
     assert item.objects is not None
     labels = item.objects()
     height, width = reduced(labels.shape, dataset)
-    return warp_instances(labels, lambda one: resize(one, height, width)) if dataset.reduce > 1 else labels
+    return warp_instances(labels, lambda layer: resize(layer, height, width)) if dataset.reduce > 1 else labels
 
 
 def objects_of(item: Item, dataset: Dataset) -> np.ndarray:
@@ -150,18 +150,18 @@ def objects_of(item: Item, dataset: Dataset) -> np.ndarray:
 
     A pixel may have a number although it is background in the mask; the caller must leave such pixels out.
     """
-    native, whole = native_objects(item, dataset), dataset.fit == "patch"
-    return native if whole else warp_instances(native, lambda one: fit(one, dataset.size, dataset.fit))
+    native, is_patch = native_objects(item, dataset), dataset.fit == "patch"
+    return native if is_patch else warp_instances(native, lambda layer: fit(layer, dataset.size, dataset.fit))
 
 
 def warp_instances(labels: np.ndarray, warp: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Resize or crop a map of numbered objects; each pixel belongs to the object that covers most of it."""
-    most = warp(np.zeros(labels.shape, np.float32))
-    numbers = np.zeros(most.shape, labels.dtype)
+    largest = warp(np.zeros(labels.shape, np.float32))
+    numbers = np.zeros(largest.shape, labels.dtype)
     for number in range(1, int(labels.max()) + 1):
         fraction = warp((labels == number).astype(np.float32))
-        numbers[fraction > most] = number
-        most = np.maximum(most, fraction)
+        numbers[fraction > largest] = number
+        largest = np.maximum(largest, fraction)
     return numbers
 
 
@@ -179,9 +179,9 @@ def decode_once(item: Item, dataset: Dataset, in_memory: bool = True) -> Item:
     try:
         stored = read_item(item, dataset)
         facts, seen = item_facts(item, stored, dataset), view(stored, dataset)
-        some = seen.valid is None or bool(seen.valid.any())  # scribbles may cover less than half of every pixel
+        has_valid = seen.valid is None or bool(seen.valid.any())  # scribbles may cover less than half of every pixel
         remedy = "a larger dataset.size, a smaller dataset.reduce or dataset.fit=patch keeps them"
-        require(some, f"image {item.id}", "a pixel that is half valid after resizing", "none", remedy)
+        require(has_valid, f"image {item.id}", "a pixel that is half valid after resizing", "none", remedy)
     except ContractError as error:
         raise_unless_skipped(error, dataset)
         return replace(item, fault=str(error))
@@ -199,11 +199,11 @@ def measure(name: str, seen: Seen, dataset: Dataset) -> tuple[float, tuple[float
     if dataset.fit != "patch":
         unit = 255 if dataset.soft else 1
         return foreground / unit, tuple(share / unit for share in classes), np.zeros((0, 2), np.int64)
-    every = layers(seen.mask, dataset.task)
+    maps = layers(seen.mask, dataset.task)
     rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()[:8]))  # `hash` differs between processes
-    scored, chosen = [every[k] for k in dataset.task.scored], []
+    scored, picks = [maps[k] for k in dataset.task.scored], []
     for layer in scored:
-        places = np.flatnonzero(layer >= 0.5)
-        chosen.append(rng.choice(places, min(POINTS // len(scored), len(places)), replace=False))
-    points = np.stack(np.unravel_index(np.concatenate(chosen), seen.mask.shape[:2]), 1)
+        indices = np.flatnonzero(layer >= 0.5)
+        picks.append(rng.choice(indices, min(POINTS // len(scored), len(indices)), replace=False))
+    points = np.stack(np.unravel_index(np.concatenate(picks), seen.mask.shape[:2]), 1)
     return foreground, tuple(classes), points

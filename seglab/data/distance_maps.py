@@ -40,9 +40,9 @@ def gap(mask: np.ndarray) -> np.ndarray:
     nearest = np.full(mask.shape, np.inf, np.float32)
     second = nearest.copy()
     for label in range(1, count):
-        away = distance_to_zero((labels != label).astype(np.uint8)).astype(np.float32)
-        second = np.minimum(second, np.maximum(nearest, away))  # before `nearest` is overwritten
-        nearest = np.minimum(nearest, away)
+        to_object = distance_to_zero((labels != label).astype(np.uint8)).astype(np.float32)
+        second = np.minimum(second, np.maximum(nearest, to_object))  # before `nearest` is overwritten
+        nearest = np.minimum(nearest, to_object)
     return nearest + second if count > 2 else np.full(mask.shape, FAR, np.float32)
 
 
@@ -91,9 +91,9 @@ def thinned(mask: np.ndarray) -> np.ndarray:
             n = [lines[row : row + mask.shape[0], column : column + mask.shape[1]] for row, column in RING]
             n = n[turn:] + n[:turn]
             # In the paper's notation: C(p) is `pieces`; N(p), the smaller of N1 and N2, is `many`.
-            one, two = ([n[i + k] | n[(i + 1 + k) % 8] for i in (0, 2, 4, 6)] for k in (0, 1))
-            pieces = sum((~n[i] & there).astype(np.int8) for i, there in zip((0, 2, 4, 6), two, strict=True))
-            many = np.minimum(sum(x.astype(np.int8) for x in one), sum(x.astype(np.int8) for x in two))
+            first, second = ([n[i + k] | n[(i + 1 + k) % 8] for i in (0, 2, 4, 6)] for k in (0, 1))
+            pieces = sum((~n[i] & neighbor).astype(np.int8) for i, neighbor in zip((0, 2, 4, 6), second, strict=True))
+            many = np.minimum(sum(x.astype(np.int8) for x in first), sum(x.astype(np.int8) for x in second))
             inside &= ~((pieces == 1) & (many >= 2) & (many <= 3) & ~((n[0] | n[1] | ~n[3]) & n[2]))
     return inside
 

@@ -26,7 +26,7 @@ def item_facts(item: Item, stored: Seen, dataset: Dataset) -> Facts:
     """
     image, mask, valid = stored
     foreground, classes = fractions(mask, valid, dataset.task)
-    areas, lost = objects_in(item, mask, dataset)
+    areas, vanished = objects_in(item, mask, dataset)
     return {
         "shape": list(mask.shape[:2]),
         "depth": str(image.dtype),
@@ -35,15 +35,15 @@ def item_facts(item: Item, stored: Seen, dataset: Dataset) -> Facts:
         "classes": classes,
         "ignored": 0.0 if valid is None else 1 - float(valid.mean()),
         "objects": len(areas),
-        "lost": lost,
+        "lost": vanished,
         "masks": item.decoded.facts["masks"] if item.decoded else [mask_facts(p, item.page) for p in item.mask_files],
     }
 
 
 def objects_in(item: Item, mask: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, int]:
     """Return the areas in pixels of the objects of all scored classes, and how many vanish at `dataset.size`."""
-    every, areas, lost = layers(mask, dataset.task), [np.zeros(0, np.int64)], 0
-    for layer in (every[k] for k in dataset.task.scored):
+    maps, areas, vanished = layers(mask, dataset.task), [np.zeros(0, np.int64)], 0
+    for layer in (maps[k] for k in dataset.task.scored):
         binary = to_mask(layer.astype(np.float32), 0.5)
         labels = item.objects() if item.objects else cv2.connectedComponents(binary, connectivity=8)[1]
         count, (height, width) = int(labels.max()) + 1, mask.shape[:2]
@@ -51,10 +51,10 @@ def objects_in(item: Item, mask: np.ndarray, dataset: Dataset) -> tuple[np.ndarr
         if dataset.fit != "patch" and count > 1:
             size = inside(mask.shape, dataset.size, dataset.fit)
             small = to_mask(resize(binary.astype(np.float32), *size), dataset.coverage)
-            back = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)  # what survives
-            left = np.bincount(labels[(back > 0) & (binary > 0)], minlength=count)[1:]
-            lost += int((left == 0).sum())
-    return np.concatenate(areas), lost
+            survivors = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)  # what survives
+            remaining = np.bincount(labels[(survivors > 0) & (binary > 0)], minlength=count)[1:]
+            vanished += int((remaining == 0).sum())
+    return np.concatenate(areas), vanished
 
 
 def extent(image: np.ndarray) -> list[float] | None:
@@ -66,94 +66,94 @@ def extent(image: np.ndarray) -> list[float] | None:
 
 def data_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
     """Return warnings about the images and masks of the splits, the most serious first."""
-    every = [one for some in facts.values() for one in some]
-    masks = [mask for one in every for mask in one["masks"]]
-    found, train, classes = foreground_warnings(facts, dataset), facts.get("train", []), dataset.task.classes
-    shown = {name: sum(one["classes"][k] > 0 for one in train) for k, name in enumerate(classes)}
-    rare = [f"{name} ({count} of {len(train)})" for name, count in shown.items() if count < FEW]
+    records = [record for part in facts.values() for record in part]
+    masks = [mask for record in records for mask in record["masks"]]
+    warnings, train, classes = foreground_warnings(facts, dataset), facts.get("train", []), dataset.task.classes
+    counts = {name: sum(record["classes"][k] > 0 for record in train) for k, name in enumerate(classes)}
+    rare = [f"{name} ({count} of {len(train)})" for name, count in counts.items() if count < FEW]
     if rare and train and len(classes) > 1:
-        found.append(f"classes in too few training images to be learned: {', '.join(rare)}")
-    found += absent_classes(facts, dataset)
-    over_half = sum(one["foreground"] > 0.5 for one in every)  # an object is rarely so large: a mask may be inverted
-    if every and over_half >= 0.9 * len(every) and dataset.task.kind == "binary":
-        found.append(
-            f"foreground covers more than half of {over_half} of {len(every)} images; if that is the background, set"
+        warnings.append(f"classes in too few training images to be learned: {', '.join(rare)}")
+    warnings += absent_classes(facts, dataset)
+    over_half = sum(record["foreground"] > 0.5 for record in records)  # objects are rarely so large: inverted?
+    if records and over_half >= 0.9 * len(records) and dataset.task.kind == "binary":
+        warnings.append(
+            f"foreground covers more than half of {over_half} of {len(records)} images; if that is the background, set"
             f" dataset.mask_value (values in the masks: {mask_values(masks)})"
         )
-    gone, objects = sum(one["lost"] for one in every), sum(one["objects"] for one in every)
-    if gone:
-        images = sum(one["objects"] > 0 and one["lost"] == one["objects"] for one in every)
-        found.append(
-            f"{gone} of {objects} objects, all objects of {images} images, vanish at dataset.size={dataset.size};"
+    vanished, objects = sum(record["lost"] for record in records), sum(record["objects"] for record in records)
+    if vanished:
+        images = sum(record["objects"] > 0 and record["lost"] == record["objects"] for record in records)
+        warnings.append(
+            f"{vanished} of {objects} objects, all objects of {images} images, vanish at dataset.size={dataset.size};"
             f" a lower dataset.coverage (now {dataset.coverage:g}), a larger size or dataset.fit=patch keeps them"
         )
-    found += range_warnings(every, dataset)
-    white = sum(one["depth"] == "float32" and one["extent"][1] > 1 for one in every)
-    if white and dataset.range == "full":
+    warnings += range_warnings(records, dataset)
+    above_one = sum(record["depth"] == "float32" and record["extent"][1] > 1 for record in records)
+    if above_one and dataset.range == "full":
         words = "floats above 1, which dataset.range=full clips (integers are read as floats if pixels lack data)"
-        found.append(f"{white} of {len(every)} images have {words}; set dataset.range=[low,high]")
+        warnings.append(f"{above_one} of {len(records)} images have {words}; set dataset.range=[low,high]")
     for name, count in Counter(mask["lossy"] for mask in masks if mask["lossy"]).items():
-        found.append(
+        warnings.append(
             f"{count} of {len(masks)} masks are {name} files, whose compression blurs edges: they are thresholded at"
             " half of the full value; save them as PNG"
         )
-    return found + dataset.mask_warnings(masks)
+    return warnings + dataset.mask_warnings(masks)
 
 
 def absent_classes(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
     """Return warnings about scored classes missing in val or test; `foreground_warnings` covers splits without any."""
-    found, task = [], dataset.task
+    warnings, task = [], dataset.task
     for split in ("val", "test"):
-        some = [one["classes"] for one in facts.get(split, []) if one["foreground"] > 0]
-        absent = [k for k in task.scored if some and not any(one[k] > 0 for one in some)]
+        with_foreground = [record["classes"] for record in facts.get(split, []) if record["foreground"] > 0]
+        absent = [k for k in task.scored if with_foreground and not any(classes[k] > 0 for classes in with_foreground)]
         if absent:
             names = ", ".join(task.classes[k] for k in absent)
-            there = any(one["classes"][k] > 0 for images in facts.values() for one in images for k in absent)
-            remedy = "; if splits are drawn, another dataset.split_seed may draw some" if there else ""
-            found.append(f"no {split} image has {names}, so the {split} scores cover only the other classes{remedy}")
-    return found
+            elsewhere = any(record["classes"][k] > 0 for images in facts.values() for record in images for k in absent)
+            remedy = "; if splits are drawn, another dataset.split_seed may draw some" if elsewhere else ""
+            warnings.append(f"no {split} image has {names}, so the {split} scores cover only the other classes{remedy}")
+    return warnings
 
 
 def range_warnings(facts: Sequence[Facts], dataset: Dataset) -> list[str]:
     """Return warnings about images that are nearly black: 8 bits in a deeper range, or all in its lowest 16th."""
     if isinstance(dataset.range, str):
         return []
-    (low, high), found = dataset.range, []
-    shallow = sum(one["depth"] == "uint8" for one in facts)
+    (low, high), warnings = dataset.range, []
+    shallow = sum(record["depth"] == "uint8" for record in facts)
     if shallow and high > 255:
-        found.append(
+        warnings.append(
             f"{shallow} of {len(facts)} images have 8 bits, and are nearly black in the range {low:g} to {high:g} of"
             " images with more bits; dataset.range=full uses the full range of each file's type"
         )
-    tops = [one["extent"][1] for one in facts if one["extent"]]
+    tops = [record["extent"][1] for record in facts if record["extent"]]
     dark = [top for top in tops if top < low + (high - low) / 16]
     if dark:
-        found.append(
+        warnings.append(
             f"{len(dark)} of {len(facts)} images are nearly black in the range {low:g} to {high:g} (dataset.range):"
             f" no value is above {max(dark):g}"
         )
-    return found
+    return warnings
 
 
 def foreground_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
     """Return warnings about splits without images, without foreground, or with masks that are all foreground."""
-    every = [one for some in facts.values() for one in some]
-    positive = sum(one["foreground"] > 0 for one in every)
-    values = mask_values([mask for one in every for mask in one["masks"]])
+    records = [record for part in facts.values() for record in part]
+    positive = sum(record["foreground"] > 0 for record in records)
+    values = mask_values([mask for record in records for mask in record["masks"]])
     remedy = "check what counts as foreground (dataset.threshold, mask_value, classes, target, coverage)"
-    found = [f"{split}: no images" for split, some in facts.items() if not some]
-    if every and not positive:
-        held = f"their values are {values}; " if values else ""
-        return [*found, f"no mask has any foreground; {held}{remedy}"]
-    few = "too few for three splits"
-    few = few if dataset.stratify else "if splits are drawn, dataset.stratify=true gives some to each split"
-    for split, some in facts.items():
-        full = sum(one["foreground"] == 1 for one in some)
-        if some and not any(one["foreground"] for one in some):
-            found.append(f"{split}: no mask has any foreground, but {positive} masks of other splits do: {few}")
+    warnings = [f"{split}: no images" for split, part in facts.items() if not part]
+    if records and not positive:
+        their_values = f"their values are {values}; " if values else ""
+        return [*warnings, f"no mask has any foreground; {their_values}{remedy}"]
+    hint = "too few for three splits"
+    hint = hint if dataset.stratify else "if splits are drawn, dataset.stratify=true gives some to each split"
+    for split, part in facts.items():
+        full = sum(record["foreground"] == 1 for record in part)
+        if part and not any(record["foreground"] for record in part):
+            warnings.append(f"{split}: no mask has any foreground, but {positive} masks of other splits do: {hint}")
         elif full:
-            found.append(f"{split}: {full} of {len(some)} masks are foreground everywhere; {remedy}")
-    return found
+            warnings.append(f"{split}: {full} of {len(part)} masks are foreground everywhere; {remedy}")
+    return warnings
 
 
 def mask_values(masks: Sequence[Facts]) -> str:
@@ -166,28 +166,28 @@ def mask_values(masks: Sequence[Facts]) -> str:
 
 def value_warnings(masks: Sequence[Facts], named: Sequence[int | str]) -> list[str]:
     """Return warnings about mask values; foreground is the `named` ones or, if there are none, all above 0."""
-    found, exact = [], [mask for mask in masks if not mask["lossy"] and mask["kind"] in ("gray", "palette")]
+    warnings, exact = [], [mask for mask in masks if not mask["lossy"] and mask["kind"] in ("gray", "palette")]
     values = {value.split()[0] for mask in exact for value in mask["values"]}
     numbers = {int(value) for value in values if value.isdigit()} - {0}
     small = sorted(number for number in numbers if number <= 32)  # labels rather than gray levels
     if 255 in numbers and small:
         counts = "foreground" if 255 in named or not named else "background"
-        found.append(
+        warnings.append(
             f"the masks contain 255 besides {', '.join(map(str, small[:5]))}, and it counts as {counts}: if 255 marks"
             " pixels that must not be scored, set dataset.ignore=255"
         )
     elif len(numbers) > 1 and not named:
-        found.append(
+        warnings.append(
             f"the masks contain several values, and all above 0 count as foreground: {mask_values(exact)};"
             " dataset.mask_value selects some of them, dataset.classes makes each a class"
         )
     colors: dict[str, set[str]] = {}
     for value in (value for mask in exact if mask["kind"] == "palette" for value in mask["values"]):
         colors.setdefault(value.split()[0], set()).add(value.split()[-1])
-    mixed = [f"{index} is {' or '.join(sorted(some))}" for index, some in colors.items() if len(some) > 1]
+    mixed = [f"{index} is {' or '.join(sorted(shades))}" for index, shades in colors.items() if len(shades) > 1]
     if mixed and not any(isinstance(value, str) for value in named):
-        found.append(f"the palettes of the masks differ: index {mixed[0]}; set dataset.mask_value to colors instead")
-    return found
+        warnings.append(f"the palettes of the masks differ: index {mixed[0]}; set dataset.mask_value to colors instead")
+    return warnings
 
 
 def spread(values: Iterable[float], count: int) -> list[int]:
@@ -199,5 +199,5 @@ def spread(values: Iterable[float], count: int) -> list[int]:
 def spread_objects(foreground: Iterable[float], count: int) -> list[int]:
     """Choose indices of images as `spread` does, among those with foreground if there are any."""
     sizes = np.asarray(list(foreground))
-    able = np.flatnonzero(sizes > 0) if (sizes > 0).any() else np.arange(len(sizes))
-    return able[spread(sizes[able], count)].tolist()
+    candidates = np.flatnonzero(sizes > 0) if (sizes > 0).any() else np.arange(len(sizes))
+    return candidates[spread(sizes[candidates], count)].tolist()

@@ -65,9 +65,9 @@ class Samples(Dataset):
     def read(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the image, target (uint8) and valid mask of some samples, before any augmentation."""
         if self.held is not None:
-            image, target, counts = self.held
+            image, target, held_valid = self.held
             rows = torch.tensor([index for _, index in pairs]).to(image.device, non_blocking=True)
-            return image[rows].permute(0, 3, 1, 2), target[rows], None if counts is None else counts[rows]
+            return image[rows].permute(0, 3, 1, 2), target[rows], None if held_valid is None else held_valid[rows]
         images, masks, valid = self.source.batch(pairs, self.seed)
         image = torch.from_numpy(to_units(images)).permute(0, 3, 1, 2)
         target = torch.from_numpy(masks if masks.ndim == 4 else masks[..., None]).permute(0, 3, 1, 2).contiguous()
@@ -76,14 +76,14 @@ class Samples(Dataset):
 
 def hold(samples: Samples, fingerprint: str, split: str, device: torch.device) -> Samples:
     """Return samples of whole images held on a device, copied there once for all runs of a sweep in a process."""
-    of = (fingerprint, str(device), samples.ids)  # another seed or fold of the split gives other images
-    if split not in _held or _held[split][0] != of:
-        for name, (other, _) in list(_held.items()):
-            if name == split or other[:2] != of[:2]:  # other splits of the same dataset stay
+    key = (fingerprint, str(device), samples.ids)  # another seed or fold of the split gives other images
+    if split not in _held or _held[split][0] != key:
+        for name, (held_key, _) in list(_held.items()):
+            if name == split or held_key[:2] != key[:2]:  # other splits of the same dataset stay
                 del _held[name]
         image, target, valid = samples.read([(0, index) for index in range(len(samples))])
         image = image.permute(0, 2, 3, 1)  # channels last: indexing rows keeps it without a copy
-        _held[split] = of, (image.to(device), target.to(device), None if valid is None else valid.to(device))
+        _held[split] = key, (image.to(device), target.to(device), None if valid is None else valid.to(device))
     return replace(samples, held=_held[split][1])
 
 

@@ -41,23 +41,23 @@ def remembered(
     folder: folder of `<what>.jsonl`; None keeps the results in memory only.
     """
     file = Path(folder, f"{what}.jsonl").expanduser().absolute() if folder else None
-    known = _known.setdefault(str(file or what), {})
-    if file and file.exists() and not known:
+    results = _known.setdefault(str(file or what), {})
+    if file and file.exists() and not results:
         for line in file.read_bytes().splitlines():
             with suppress(ValueError, TypeError):  # an incomplete line of a killed process, and what was appended
-                known.update([json.loads(line)])
-    facts = [[(path, *on_disk(path)) for path in some] for some in paths]
-    keys = [json.dumps([name, *some]) for name, some in zip(names, facts, strict=True)]
-    new = [k for k, key in enumerate(keys) if key not in known]
-    found = dict(zip(new, each(work, new, what), strict=True)) if new else {}
-    settled = time.time_ns() - FRESH
-    lasting = [k for k in new if facts[k] and all(changed < settled for _, _, changed in facts[k])]
-    known |= {keys[k]: found[k] for k in lasting}  # changes of the others could not be detected
-    if file and lasting:
+                results.update([json.loads(line)])
+    states = [[(path, *on_disk(path)) for path in group] for group in paths]
+    keys = [json.dumps([name, *group_states]) for name, group_states in zip(names, states, strict=True)]
+    new = [k for k, key in enumerate(keys) if key not in results]
+    computed = dict(zip(new, each(work, new, what), strict=True)) if new else {}
+    latest = time.time_ns() - FRESH
+    stable = [k for k in new if states[k] and all(changed < latest for _, _, changed in states[k])]
+    results |= {keys[k]: computed[k] for k in stable}  # changes of the others could not be detected
+    if file and stable:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"), file.open("a", encoding="utf-8") as opened:
-            opened.write("".join(json.dumps([keys[k], found[k]]) + "\n" for k in lasting))
-    return [found[k] if k in found else known[key] for k, key in enumerate(keys)]
+            opened.write("".join(json.dumps([keys[k], computed[k]]) + "\n" for k in stable))
+    return [computed[k] if k in computed else results[key] for k, key in enumerate(keys)]
 
 
 def content(paths: Sequence[str], folder: str | None) -> dict[str, str]:
@@ -77,7 +77,7 @@ def content(paths: Sequence[str], folder: str | None) -> dict[str, str]:
 def on_disk(path: str | Path) -> tuple[int, int]:
     """Return the size of a file in bytes and its modification time in ns; zeros if it does not exist."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return 0, 0
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns

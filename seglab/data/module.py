@@ -76,17 +76,17 @@ class DataModule:
         image, whereas Lightning would stop between the tiles of an image and score only a part of it. In training,
         Lightning applies the limit itself, to other samples in each epoch. Raises ContractError if no batch is left.
         """
-        samples, place = self.samples(split), self.held_on(split)
-        if place is not None:
-            samples = hold(samples, self.opened.fingerprint, split, place)
-        workers = 0 if place is not None else self.workers
-        images, count = f"at most as many processes as images to evaluate ({len(samples.ids)})", len(samples.ids)
-        require(split == "train" or not 0 < count < self.processes, "trainer.devices", images, self.processes)
+        samples, holder = self.samples(split), self.held_on(split)
+        if holder is not None:
+            samples = hold(samples, self.opened.fingerprint, split, holder)
+        workers = 0 if holder is not None else self.workers
+        expected, count = f"at most as many processes as images to evaluate ({len(samples.ids)})", len(samples.ids)
+        require(split == "train" or not 0 < count < self.processes, "trainer.devices", expected, self.processes)
         batches = EpochBatches(len(samples), self.seed, split == "train", self.batch_size, self.processes)
         if limit is not None:
             count = limit if isinstance(limit, int) else int(limit * len(batches))  # 1 is one batch, 1.0 is all of them
-            some, option = f"at least one of the {len(batches)} batches", f"trainer.limit_{split}_batches"
-            require(count > 0, option, some, limit, f"set {option}=1")
+            expected_batches, option = f"at least one of the {len(batches)} batches", f"trainer.limit_{split}_batches"
+            require(count > 0, option, expected_batches, limit, f"set {option}=1")
             if split != "train":
                 batches.limit(count, samples.source.number)
         return DataLoader(
@@ -94,7 +94,7 @@ class DataModule:
             batch_size=None,  # the sampler yields whole batches
             sampler=batches,
             num_workers=workers,
-            pin_memory=torch.cuda.is_available() and (place is None or place.type == "cpu"),  # not for CUDA tensors
+            pin_memory=torch.cuda.is_available() and (holder is None or holder.type == "cpu"),  # not for CUDA tensors
             worker_init_fn=one_thread,
             persistent_workers=workers > 0,  # otherwise they restart in each epoch
             generator=torch.Generator().manual_seed(0),  # otherwise each iterator draws from the generator of dropout

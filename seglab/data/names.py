@@ -27,24 +27,25 @@ def proposal(images: Sequence[str], masks: Sequence[str]) -> str:
 
     Both are the same names if images and masks share a folder.
     """
-    some, apart = sorted(masks)[:200], set(images) != set(masks)  # a sample of many names is enough
-    longer = [(image, mask) for mask in some for image in images if mask.startswith(image) and mask != image]
+    sample, separate = sorted(masks)[:200], set(images) != set(masks)  # a sample of many names is enough
+    extended = [(image, mask) for mask in sample for image in images if mask.startswith(image) and mask != image]
     # Reversed: the shortest prefix wins (in one folder 1_mask is an image, too); none before a digit, such as 1 of 12.
-    rests = {mask: mask[len(image) :] for image, mask in sorted(longer, reverse=True) if not mask[len(image)].isdigit()}
-    kinds = sorted(Counter(rests.values()))
-    if kinds and len(kinds) <= 5 and len(rests) >= len(some) / (2 if apart else 3):
-        words = "every mask name ends" if len(rests) == len(some) and len(kinds) == 1 else "mask names end"
-        return f"{words} in {' or '.join(kinds)}: set {option('mask_suffix', *kinds)}"
+    extended = [(image, mask) for image, mask in sorted(extended, reverse=True) if not mask[len(image)].isdigit()]
+    endings = {mask: mask[len(image) :] for image, mask in extended}
+    distinct = sorted(Counter(endings.values()))
+    if distinct and len(distinct) <= 5 and len(endings) >= len(sample) / (2 if separate else 3):
+        subject = "every mask name ends" if len(endings) == len(sample) and len(distinct) == 1 else "mask names end"
+        return f"{subject} in {' or '.join(distinct)}: set {option('mask_suffix', *distinct)}"
     named = {"image": images, "mask": masks}
-    for kind, step in (("suffix", 1), ("prefix", -1)) if apart else ():  # a prefix is a suffix of the reversed names
+    for kind, step in (("suffix", 1), ("prefix", -1)) if separate else ():  # a prefix is a suffix of the reversed names
         firsts = {word: basename(min(names))[::step] for word, names in named.items()}
         core = re.sub(r"[\W_]+$", "", commonprefix(list(firsts.values())))  # noqa: RUF071, characters are meant
         ends = {word: first[len(core) :] for word, first in firsts.items() if first != core}
         fits = all(basename(name)[::step].endswith(end) for word, end in ends.items() for name in named[word])
         if core and ends and fits:
-            way = "ends in" if step == 1 else "begins with"
-            seen = " and ".join(f"every {word} name {way} {end[::step]}" for word, end in ends.items())
-            return f"{seen}: set {' '.join(option(f'{word}_{kind}', end[::step]) for word, end in ends.items())}"
+            relation = "ends in" if step == 1 else "begins with"
+            description = " and ".join(f"every {word} name {relation} {end[::step]}" for word, end in ends.items())
+            return f"{description}: set {' '.join(option(f'{word}_{kind}', end[::step]) for word, end in ends.items())}"
     return ""
 
 
@@ -59,8 +60,8 @@ def read_text(file: Path) -> str:
 
 def option(name: str, *values: str) -> str:
     """Format an option with one value, or with a list, for use in a shell."""
-    word = f"dataset.{name}={values[0] if len(values) == 1 else '[' + ','.join(values) + ']'}"
-    return word if re.fullmatch(r"[\w.+=-]*", word) else f"'{word}'"
+    text = f"dataset.{name}={values[0] if len(values) == 1 else '[' + ','.join(values) + ']'}"
+    return text if re.fullmatch(r"[\w.+=-]*", text) else f"'{text}'"
 
 
 def read_rows(table: Path, root: Path) -> list[tuple[Path, list[Path], str, str]]:
@@ -72,17 +73,18 @@ def read_rows(table: Path, root: Path) -> list[tuple[Path, list[Path], str, str]
     require(table.is_file(), "dataset.table", "a CSV file that exists", table)
     text = read_text(table)
     separator = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets use ; where a comma separates decimals
-    rows = csv.DictReader(io.StringIO(text), delimiter=separator)
-    names = [str(name).strip() for name in rows.fieldnames or ()]
-    rows.fieldnames = names
+    reader = csv.DictReader(io.StringIO(text), delimiter=separator)
+    names = [str(name).strip() for name in reader.fieldnames or ()]
+    reader.fieldnames = names
     columns = "columns image and mask, and optionally split and group"
     require({"image", "mask"} <= set(names), str(table), columns, ", ".join(names) or "none")
-    texts = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in rows]
-    require(bool(texts), str(table), "a row for each image", "none")
-    images = Counter(text["image"] for text in texts)
-    twice = sorted(image or "an empty cell" for image, count in images.items() if count > 1 or not image)
-    require(not twice, str(table), "a different image in each row", ", ".join(twice[:3]))
-    others = sorted({text["split"] or "an empty cell" for text in texts} - {"train", "val", "test"})
-    all_or_none = not others or not any(text["split"] for text in texts)
+    rows = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in reader]
+    require(bool(rows), str(table), "a row for each image", "none")
+    images = Counter(row["image"] for row in rows)
+    duplicates = sorted(image or "an empty cell" for image, count in images.items() if count > 1 or not image)
+    require(not duplicates, str(table), "a different image in each row", ", ".join(duplicates[:3]))
+    others = sorted({row["split"] or "an empty cell" for row in rows} - {"train", "val", "test"})
+    all_or_none = not others or not any(row["split"] for row in rows)
     require(all_or_none, str(table), "train, val or test in each cell of split, or all empty", ", ".join(others[:3]))
-    return [(root / t["image"], [root / t["mask"]] if t["mask"] else [], t["split"], t["group"]) for t in texts]
+    masks = [[root / row["mask"]] if row["mask"] else [] for row in rows]
+    return [(root / row["image"], mask, row["split"], row["group"]) for row, mask in zip(rows, masks, strict=True)]

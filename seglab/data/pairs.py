@@ -29,14 +29,14 @@ def write_pairs(
     fits = len(images) == len(masks) == len(groups) > 0
     require(fits, "compare", "a mask and a group for each image", got)
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    found = blake2b(digest_size=8)
+    digest = blake2b(digest_size=8)
     place.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".partial", dir=place) as made:  # on the same disk, so that it can be renamed
+    with TemporaryDirectory(prefix=".partial", dir=place) as temporary:  # on the same disk, so that it can be renamed
         for k, (image, mask) in enumerate(zip(images, masks, strict=True)):
             name = f"g{numbers[groups[k]]:05d}_{k:05d}"
             if isinstance(image, np.ndarray):
-                shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
-                fits = shaped and image.dtype in (np.uint8, np.uint16)
+                has_shape = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
+                fits = has_shape and image.dtype in (np.uint8, np.uint16)
                 got, remedy = f"{image.shape} {image.dtype}", "convert with (255 * image).astype('uint8')"
                 require(fits, "compare", f"image {k} as (h, w) or (h, w, 3), uint8 or uint16", got, remedy)
             if isinstance(image, np.ndarray) and isinstance(mask, np.ndarray):
@@ -45,10 +45,10 @@ def write_pairs(
             if isinstance(mask, np.ndarray):
                 mask = np.where(mask > 0, 255, 0).astype(np.uint8)
             for source, kind in ((image, "images"), (mask, "masks")):
-                found.update(f"{name} {kind} {write(source, Path(made, 'pairs', kind, name))}".encode())
-        folder = place / found.hexdigest()
+                digest.update(f"{name} {kind} {write(source, Path(temporary, 'pairs', kind, name))}".encode())
+        folder = place / digest.hexdigest()
         try:
-            Path(made, "pairs").rename(folder)
+            Path(temporary, "pairs").rename(folder)
         except OSError:  # an earlier call or another process has made the same folder
             if not folder.exists():
                 raise

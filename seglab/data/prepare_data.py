@@ -53,7 +53,7 @@ class Opened:
     def facts(self) -> dict[str, Any]:
         """Return counts per split, the mean foreground fraction in training, skipped items, and the fingerprint."""
         foreground = {split: np.array([image.foreground for image in self.images(split)]) for split in SPLITS}
-        found = {name: getattr(self.dataset, name) for name in FOUND}
+        resolved = {name: getattr(self.dataset, name) for name in FOUND}
         return {
             "images": {split: len(foreground[split]) for split in SPLITS},
             "empty_masks": {split: int((foreground[split] == 0).sum()) for split in SPLITS},
@@ -62,7 +62,7 @@ class Opened:
             "class_frequency": np.mean([image.classes for image in self.images("train")] or [(0.0,)], axis=0).tolist(),
             "skipped": len(self.skipped),
             "skipped_why": dict(Counter(self.skipped.values()).most_common(20)),
-            **{name: one if isinstance(one, str) else list(one) for name, one in found.items()},
+            **{name: value if isinstance(value, str) else list(value) for name, value in resolved.items()},
             **({"raw": self.dataset.raw} if self.dataset.raw else {}),
             "fingerprint": self.fingerprint,
         }
@@ -70,9 +70,9 @@ class Opened:
     def warnings(self) -> list[str]:
         """Return at most five warnings about images, masks, splits, and what will be slow."""
         facts = {split: [image.facts for image in self.images(split)] for split in SPLITS}
-        found = [*self.notes, *data_warnings(facts, self.dataset)]
-        rest = f"and {len(found) - 4} more: python -m seglab.prepare mode=audit lists all"
-        return found if len(found) <= 5 else [*found[:4], rest]
+        lines = [*self.notes, *data_warnings(facts, self.dataset)]
+        rest = f"and {len(lines) - 4} more: python -m seglab.prepare mode=audit lists all"
+        return lines if len(lines) <= 5 else [*lines[:4], rest]
 
 
 class Selection(NamedTuple):
@@ -123,16 +123,16 @@ def divide(
     items: list[Item], faults: dict[str, str], hashes: Mapping[str, str], dataset: Dataset, as_test: bool
 ) -> tuple[Splits, dict[str, str]]:
     """Split the items that can be used; also return why others are left out, by id."""
-    good, val, seed = [item for item in items if item.id not in faults], dataset.val_fraction, dataset.split_seed
+    usable, val, seed = [item for item in items if item.id not in faults], dataset.val_fraction, dataset.split_seed
     if as_test:
-        splits = Splits(test=good)
+        splits = Splits(test=usable)
     elif dataset.split_file:
         splits = split_from_file(items, dataset.split_file).without(faults)  # the file may name items with faults
     elif dataset.folds > 1:
-        splits = split_by_fold(good, dataset.folds, dataset.fold, val, seed, foreground_ids(good, dataset))
+        splits = split_by_fold(usable, dataset.folds, dataset.fold, val, seed, foreground_ids(usable, dataset))
     else:
-        some = foreground_ids(good, dataset) if dataset.stratify else None
-        splits = split_by_group(good, val, dataset.test_fraction, seed, some)
+        with_foreground = foreground_ids(usable, dataset) if dataset.stratify else None
+        splits = split_by_group(usable, val, dataset.test_fraction, seed, with_foreground)
     copies = {} if as_test else copies_across(splits, hashes)
     raise_on_faults(list(copies.values()), len(items), dataset)
     skipped = faults | {item.id: item.left_out for item in items if item.left_out} | copies
@@ -150,8 +150,8 @@ def foreground_ids(items: Sequence[Item], dataset: Dataset) -> set[str]:
             return True
 
     names = [f"{item.id} {item.labels} {dataset.reading_options()}" for item in items]  # all that determines the masks
-    found = remembered("masks", dataset.cache_dir, [item.files for item in items], any_foreground, names)
-    return {item.id for item, some in zip(items, found, strict=True) if some}
+    flags = remembered("masks", dataset.cache_dir, [item.files for item in items], any_foreground, names)
+    return {item.id for item, flag in zip(items, flags, strict=True) if flag}
 
 
 def copies_across(splits: Splits, hashes: Mapping[str, str]) -> dict[str, str]:
@@ -161,12 +161,12 @@ def copies_across(splits: Splits, hashes: Mapping[str, str]) -> dict[str, str]:
     for split in reversed(SPLITS):  # test first, so that its images stay in it
         for item in splits[split]:
             stored = hashes[item.files[0]] if item.files else ""
-            mark = item.decoded.facts["source"] if item.decoded else stored
-            if not mark:  # computed, or unreadable
+            digest = item.decoded.facts["source"] if item.decoded else stored
+            if not digest:  # computed, or unreadable
                 continue
-            there, name = first.setdefault(mark, (split, item.id))
-            if there != split:
-                got = f"its file in {split} and, as {name}, in {there}"
+            first_split, first_id = first.setdefault(digest, (split, item.id))
+            if first_split != split:
+                got = f"its file in {split} and, as {first_id}, in {first_split}"
                 copies[item.id] = f"{item.id}: expected in one split, got {got}"
     return copies
 
@@ -176,22 +176,23 @@ def open_data(dataset: Dataset, as_test: bool = False) -> Opened:
 
     If damaged images are skipped, the split is drawn again without them.
     """
-    chosen = select_items(dataset, as_test)
-    splits, skipped, count = chosen.splits, chosen.skipped, len(chosen.listed)
-    items, note = decode_items(chosen.items, chosen.dataset, chosen.fingerprint)
+    selection = select_items(dataset, as_test)
+    splits, skipped, count = selection.splits, selection.skipped, len(selection.listed)
+    items, note = decode_items(selection.items, selection.dataset, selection.fingerprint)
     damaged = {item.id: item.fault for item in items if item.fault}
     if damaged:
         raise_on_faults(list(damaged.values()), count, dataset)
-        faults = damaged | {item.id: item.fault for item in chosen.listed if item.fault}
-        splits, others = divide(chosen.listed, faults, chosen.hashes, dataset, as_test)
-        splits, skipped = splits.without(skipped), skipped | others  # items left out before have not been decoded
-    unusable = [skipped[item.id] for item in chosen.listed if item.id in skipped and skipped[item.id] != item.left_out]
-    lost = f"{len(unusable)} of {count} images are left out; the first: {unusable[0]}" if unusable else ""
+        faults = damaged | {item.id: item.fault for item in selection.listed if item.fault}
+        splits, also_skipped = divide(selection.listed, faults, selection.hashes, dataset, as_test)
+        splits, skipped = splits.without(skipped), skipped | also_skipped  # items left out before have not been decoded
+    not_used = [item for item in selection.listed if item.id in skipped]
+    unusable = [skipped[item.id] for item in not_used if skipped[item.id] != item.left_out]
+    summary = f"{len(unusable)} of {count} images are left out; the first: {unusable[0]}" if unusable else ""
     decoded = {item.id: item.decoded for item in items if item.decoded}
-    notes = [sentence for sentence in (lost, note, *chosen.notes) if sentence]
-    seen = [decoded[item.id] for item in splits.train or splits.all()]  # a test set alone has no training images
-    complete = find_normalization(chosen.dataset, seen)
-    return Opened(complete, splits, decoded, skipped, chosen.fingerprint, notes)
+    notes = [sentence for sentence in (summary, note, *selection.notes) if sentence]
+    images = [decoded[item.id] for item in splits.train or splits.all()]  # a test set alone has no training images
+    resolved = find_normalization(selection.dataset, images)
+    return Opened(resolved, splits, decoded, skipped, selection.fingerprint, notes)
 
 
 open_computed = lru_cache(maxsize=1)(open_data)  # for computed datasets, shared by the runs of a sweep
@@ -208,10 +209,10 @@ def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple
     in_memory, note = not any(item.files for item in items), ""
     if dataset.cache_dir is not None and not in_memory:
         folder = Path(dataset.cache_dir).expanduser() / cache_name(fingerprint)
-        need = 0 if is_finished(folder) else cache_bytes(items, dataset) / 1e9
-        if need <= dataset.cache_gb:
-            return cached(items, dataset, folder, int((dataset.cache_gb - need) * 1e9)), ""
-        cause = f"the cache would take {need:.1f} GB, but dataset.cache_gb is {dataset.cache_gb:g}"
+        gigabytes = 0 if is_finished(folder) else cache_bytes(items, dataset) / 1e9
+        if gigabytes <= dataset.cache_gb:
+            return cached(items, dataset, folder, int((dataset.cache_gb - gigabytes) * 1e9)), ""
+        cause = f"the cache would take {gigabytes:.1f} GB, but dataset.cache_gb is {dataset.cache_gb:g}"
         note = f"images are decoded each time they are used: {cause}"
     return each(partial(decode_once, dataset=dataset, in_memory=in_memory), items, "decode"), note
 
@@ -225,14 +226,14 @@ def cached(items: list[Item], dataset: Dataset, folder: Path, limit: int) -> lis
     """Open a folder of decoded items, or build it if unfinished, deleting other caches beyond `limit` bytes."""
     if is_finished(folder):
         try:
-            found = open_store(folder)
+            stored = open_store(folder)
             with suppress(OSError):  # a read-only cache
                 os.utime(folder / RECORDS)  # its time tells which cache was used least recently
-            return found
+            return stored
         except (ContractError, OSError):  # a part of it was removed
             shutil.rmtree(folder)
-    others, total = [one for one in folder.parent.glob("[0-9a-f]" * 20) if one != folder], 0  # named by fingerprints
-    for cache in sorted(others, key=lambda cache: on_disk(cache / RECORDS)[1], reverse=True):
+    caches, total = [path for path in folder.parent.glob("[0-9a-f]" * 20) if path != folder], 0  # named by fingerprints
+    for cache in sorted(caches, key=lambda cache: on_disk(cache / RECORDS)[1], reverse=True):
         total += sum(on_disk(path)[0] for path in cache.rglob("*"))
         if total > limit:  # delete the least recently used ones, except one that another process builds
             with suppress(Timeout, OSError), FileLock(cache / LOCK, timeout=0):

@@ -25,56 +25,56 @@ def find_range(dataset: Dataset, splits: Splits) -> tuple[str | tuple[float, ...
     """
     if dataset.range != "auto":
         return dataset.range, []
-    found = {split: extents(splits[split], dataset) for split in SPLITS}
-    deep = [one for some in found.values() for one in some if one]
+    by_split = {split: extents(splits[split], dataset) for split in SPLITS}
+    deep = [limits for part in by_split.values() for limits in part if limits]
     if not deep:
         return "full", []
-    low, high = around([one for one in found["train"] if one] or deep)
-    shallow = sum(one is None for some in found.values() for one in some)
+    low, high = around([limits for limits in by_split["train"] if limits] or deep)
+    shallow = sum(limits is None for part in by_split.values() for limits in part)
     if (low, high) == (0, 65535) and shallow:  # else spelled out: 16 bits with no-data pixels are floats
         return "full", []
     mixed = f"{shallow} with 8 bits and {len(deep)} with more, from {low:g} to {high:g}"
     remedy = f"set dataset.range=full or dataset.range=[{low:g},{high:g}]"
     fits = not shallow or (low, high) == (0, 255)  # 8-bit values in deeper files
     require(fits, "dataset", "images of one bit depth, to find their range", mixed, remedy)
-    beyond = sum(one[0] < low or one[1] > high for one in deep)
+    beyond = sum(limits[0] < low or limits[1] > high for limits in deep)
     cut = f"{beyond} images outside the training set have values beyond {low:g} to {high:g}, which are clipped"
     return (low, high), [cut] if beyond else []
 
 
 def find_normalization(dataset: Dataset, images: Iterable[Decoded]) -> Dataset:
     """Compute the channel means and standard deviations that are `auto`, over all valid pixels of the images."""
-    wanted = [name for name in ("mean", "std") if getattr(dataset, name) == "auto"]
-    if not wanted:
+    names = [name for name in ("mean", "std") if getattr(dataset, name) == "auto"]
+    if not names:
         return dataset
     count, total, squares = 0, np.zeros(dataset.channels), np.zeros(dataset.channels)
     for image in images:
         pixels, _, valid = image.seen()
         pixels = convert(pixels, dataset) if dataset.fit == "patch" else pixels
-        counted = to_units(pixels if valid is None else pixels[valid]).reshape(-1, dataset.channels) / 255
-        count += len(counted)
-        total += counted.sum(0, dtype=np.float64)  # the variance is a small difference of large sums
-        squares += np.square(counted).sum(0, dtype=np.float64)
+        values = to_units(pixels if valid is None else pixels[valid]).reshape(-1, dataset.channels) / 255
+        count += len(values)
+        total += values.sum(0, dtype=np.float64)  # the variance is a small difference of large sums
+        squares += np.square(values).sum(0, dtype=np.float64)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, (1 / 255) ** 2))  # a constant channel becomes 0
     computed = {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}
-    return replace(dataset, **{name: computed[name] for name in wanted})  # type: ignore[arg-type]
+    return replace(dataset, **{name: computed[name] for name in names})  # type: ignore[arg-type]
 
 
 def extents(items: Sequence[Item], dataset: Dataset) -> list[list[float] | None]:
     """Return the minimum and maximum of each image of more than 8 bits; None for 8 bits, [] for unreadable ones."""
-    raw = [item for item in items if not item.decoded]
+    stored = [item for item in items if not item.decoded]
 
     def read(k: int) -> list[float] | None:
         try:
-            found = None if raw[k].files and has_8_bits(raw[k].files[0]) else extent(raw[k].image())
+            limits = None if stored[k].files and has_8_bits(stored[k].files[0]) else extent(stored[k].image())
         except ContractError:  # reported when it is decoded
             return []
-        return found if found is None or np.isfinite(found).all() else []  # [] if there are no data at all
+        return limits if limits is None or np.isfinite(limits).all() else []  # [] if there are no data at all
 
-    names = [f"{item.id} {dataset.reading_options()}" for item in raw]
-    found = remembered("ranges", dataset.cache_dir, [item.files for item in raw], read, names)
-    by_id = {item.id: one for item, one in zip(raw, found, strict=True)}
+    names = [f"{item.id} {dataset.reading_options()}" for item in stored]
+    results = remembered("ranges", dataset.cache_dir, [item.files for item in stored], read, names)
+    by_id = {item.id: limits for item, limits in zip(stored, results, strict=True)}
     return [item.decoded.facts["extent"] if item.decoded else by_id[item.id] for item in items]
 
 
@@ -87,8 +87,8 @@ def around(extents: Sequence[Sequence[float]]) -> tuple[float, float]:
     def power_of_two(value: float) -> float:
         return 2.0 ** math.ceil(math.log2(value))
 
-    low, high = min(one[0] for one in extents), max(one[1] for one in extents)
-    whole = all(float(value).is_integer() for one in extents for value in one)
+    low, high = min(limits[0] for limits in extents), max(limits[1] for limits in extents)
+    integers = all(float(value).is_integer() for limits in extents for value in limits)
     of_fractions = power_of_two(high) if high > 0 else 0.0
-    above = power_of_two(max(high, 0) + 1) - 1 if whole else of_fractions  # 4095 instead of 4096 for integers
+    above = power_of_two(max(high, 0) + 1) - 1 if integers else of_fractions  # 4095 instead of 4096 for integers
     return (-power_of_two(-low) if low < 0 else 0.0), above or 1.0  # all-black images need a range, too

@@ -57,10 +57,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
         image_of: maps an index to the number of its image.
         """
-        kept = min(batches * self.batch_size * self.processes, self.length)
-        while kept < self.length and image_of(kept) == image_of(kept - 1):
-            kept += 1
-        self.length = kept
+        length = min(batches * self.batch_size * self.processes, self.length)
+        while length < self.length and image_of(length) == image_of(length - 1):
+            length += 1
+        self.length = length
 
     @property
     def joins(self) -> bool:

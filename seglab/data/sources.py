@@ -38,24 +38,24 @@ class Whole:
 
         All are copies that may be changed in place.
         """
-        images, masks, marks = zip(*(self.sample(pair, seed) for pair in pairs), strict=True)
-        valid = None
-        if any(mark is not None for mark in marks):
-            shape = masks[0].shape[:2]
-            valid = np.stack([np.ones(shape, bool) if mark is None else mark for mark in marks])
+        images, masks, valids = zip(*(self.sample(pair, seed) for pair in pairs), strict=True)
+        if all(valid is None for valid in valids):
+            return Seen(joined(images), joined(masks), None)
+        everywhere = np.ones(masks[0].shape[:2], bool)
+        valid = np.stack([everywhere if valid is None else valid for valid in valids])
         return Seen(joined(images), joined(masks), valid)
 
     def square(self, number: int, top: int, left: int) -> Seen:
         """Cut a square of `dataset.size` from an image; of a memory-mapped image, only the square is read."""
         size, (image, mask, valid) = self.dataset.size, self.images[number].seen()
-        here = slice(top, top + size), slice(left, left + size)
+        window = slice(top, top + size), slice(left, left + size)
         # Convert before padding with 0: only in the converted image is 0 always black.
-        pixels = crop(convert(image[here], self.dataset), 0, 0, size, size).reshape(size, size, -1)
+        pixels = crop(convert(image[window], self.dataset), 0, 0, size, size).reshape(size, size, -1)
         truth = encode(crop(mask, top, left, size, size), self.dataset)
-        if valid is None and mask[here].shape[:2] == (size, size):
+        if valid is None and mask[window].shape[:2] == (size, size):
             return Seen(pixels, truth, None)
-        marks = np.ones(mask[here].shape[:2], bool) if valid is None else valid[here]  # not valid beyond the edge
-        return Seen(pixels, truth, crop(marks, 0, 0, size, size))
+        inside = np.ones(mask[window].shape[:2], bool) if valid is None else valid[window]
+        return Seen(pixels, truth, crop(inside, 0, 0, size, size))  # not valid beyond the edge
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,14 @@ class RandomPatches(Whole):
     def corner(self, number: int, key: Sequence[int]) -> tuple[int, int]:
         """Draw the top left corner of a square, around a foreground pixel or anywhere, from a generator of its own."""
         rng, image, size = np.random.default_rng(key), self.images[number], self.dataset.size
-        free = np.maximum(np.array(image.shape) - size, 0)
+        room = np.maximum(np.array(image.shape) - size, 0)
         if len(image.points) and rng.random() < self.dataset.positive_fraction:
             # At least an eighth of the square away from its edge, or most objects would be cut in half.
             inset = rng.uniform(0.125, 0.875, 2) * size
             corner = image.points[rng.integers(len(image.points))] - inset.astype(np.int64)
         else:
-            corner = rng.integers(0, free + 1)
-        top, left = np.clip(corner, 0, free).tolist()
+            corner = rng.integers(0, room + 1)
+        top, left = np.clip(corner, 0, room).tolist()
         return top, left
 
 
@@ -109,10 +109,10 @@ class Tiles(Whole):
     def sample(self, pair: Pair, seed: int) -> Seen:
         """Return one tile, in which only the pixels that no earlier tile of its image covers are valid."""
         number, top, left, own = self.places[pair[1]]
-        image, mask, marks = self.square(number, top, left)
-        fresh = np.zeros(mask.shape[:2], bool)
-        fresh[own] = True
-        return Seen(image, mask, fresh if marks is None else fresh & marks)
+        image, mask, valid = self.square(number, top, left)
+        uncovered = np.zeros(mask.shape[:2], bool)
+        uncovered[own] = True
+        return Seen(image, mask, uncovered if valid is None else uncovered & valid)
 
 
 def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -122,9 +122,9 @@ def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 def steps(length: int, size: int) -> list[tuple[int, slice]]:
     """Divide a side of an image into tiles: where each tile starts, and its part that no earlier tile covers."""
-    squares = []
+    tiles = []
     for start in range(0, length, size):
         # Inside the image: a model found objects in black padding (IoU 0.19 instead of 0.69, docs/findings).
         begin = max(0, min(start, length - size))
-        squares.append((begin, slice(start - begin, min(size, length - begin))))
-    return squares
+        tiles.append((begin, slice(start - begin, min(size, length - begin))))
+    return tiles

@@ -64,7 +64,7 @@ def split_by_group(
         test, train = draw(train, test_fraction, f"test {split_seed}", foreground)
     kept_apart = groups_of(test)  # a drawn test set has whole groups; a dataset's own may share some
     conflicting = [item for item in [*train, *val] if item.group in kept_apart]
-    train, val = ([item for item in some if item.group not in kept_apart] for some in (train, val))
+    train, val = ([item for item in part if item.group not in kept_apart] for part in (train, val))
     if not val:
         val, train = draw(train, val_fraction, f"val {split_seed}", foreground)
     return checked(Splits(train, val, test, conflicting))
@@ -78,16 +78,16 @@ def draw(
     With `foreground` (ids of images), groups with and without foreground are drawn separately.
     """
     if foreground is not None:
-        some = groups_of(item for item in items if item.id in foreground)
-        apart = ([item for item in items if (item.group in some) == has] for has in (True, False))
-        taken = {item.id for part in apart for item in draw(part, fraction, salt)[0]}
-        return [item for item in items if item.id in taken], [item for item in items if item.id not in taken]
+        with_any = groups_of(item for item in items if item.id in foreground)
+        parts = ([item for item in items if (item.group in with_any) == has_any] for has_any in (True, False))
+        drawn = {item.id for part in parts for item in draw(part, fraction, salt)[0]}
+        return [item for item in items if item.id in drawn], [item for item in items if item.id not in drawn]
     sizes = Counter(item.group for item in items)
     ranked = sorted(sizes, key=lambda group: blake2b(f"{salt} {group}".encode(), digest_size=8).digest())
     chosen: set[str] = set()
-    count, wanted = 0, max(round(fraction * len(items)), 1) if fraction > 0 else 0
+    count, target = 0, max(round(fraction * len(items)), 1) if fraction > 0 else 0
     for group in ranked[:-1]:  # never the last, or nothing would be left to train on
-        if count >= wanted:
+        if count >= target:
             break
         chosen.add(group)
         count += sizes[group]
@@ -107,17 +107,18 @@ def split_by_fold(
     Groups with an image in `foreground` (ids) are dealt first, then the others, in the order of a hash of seed and
     name, each to the fold with the fewest items of that kind; validation is drawn from the other folds.
     """
-    sizes, some = Counter(item.group for item in items), groups_of(item for item in items if item.id in foreground)
+    sizes = Counter(item.group for item in items)
+    with_foreground = groups_of(item for item in items if item.id in foreground)
     require(len(sizes) >= folds, "dataset.folds", f"at most as many folds as groups ({len(sizes)})", folds)
     ranked = sorted(sizes, key=lambda group: blake2b(f"fold {split_seed} {group}".encode(), digest_size=8).digest())
     dealt: list[set[str]] = [set() for _ in range(folds)]
-    for kind in (some, sizes.keys() - some):  # each kind is dealt evenly
-        full = [sum(sizes[group] for group in one) for one in dealt]
+    for kind in (with_foreground, sizes.keys() - with_foreground):  # each kind is dealt evenly
+        fold_sizes = [sum(sizes[group] for group in groups) for groups in dealt]
         counts = [0] * folds
         for group in (group for group in ranked if group in kind):
-            place = min(range(folds), key=lambda k: (counts[k], full[k]))  # ties go to the smaller fold
-            dealt[place].add(group)
-            counts[place] += sizes[group]
+            chosen = min(range(folds), key=lambda k: (counts[k], fold_sizes[k]))  # ties go to the smaller fold
+            dealt[chosen].add(group)
+            counts[chosen] += sizes[group]
     rest = [item for item in items if item.group not in dealt[fold]]
     val, train = draw(rest, val_fraction, f"val {split_seed} {fold}", foreground)
     return checked(Splits(train, val, [item for item in items if item.group in dealt[fold]]))
@@ -129,12 +130,12 @@ def split_from_file(items: Sequence[Item], path: str) -> Splits:
     path: a JSON object of train, val and test, or the lists train.txt, val.txt and test.txt, given by their folder or
     by one of them; each holds ids or names of image files.
     """
-    named, who = read_split(Path(path).expanduser()), f"split {path}"
-    known = {item.id: item for item in items}
-    places = {name: [find(name, known) for name in names] for name, names in named.items()}
-    absent = [name for split in SPLITS for name, id in zip(named[split], places[split], strict=True) if not id]
-    require(not absent, who, "ids of this dataset", f"{len(absent)} unknown, the first: {', '.join(absent[:3])}")
-    return checked(Splits(*([known[id] for id in places[split]] for split in SPLITS)))
+    listed, by_id = read_split(Path(path).expanduser()), {item.id: item for item in items}
+    ids = {split: [find(name, by_id) for name in names] for split, names in listed.items()}
+    unknown = [name for split in SPLITS for name, id in zip(listed[split], ids[split], strict=True) if not id]
+    got = f"{len(unknown)} unknown, the first: {', '.join(unknown[:3])}"
+    require(not unknown, f"split {path}", "ids of this dataset", got)
+    return checked(Splits(*([by_id[id] for id in ids[split]] for split in SPLITS)))
 
 
 def read_split(path: Path) -> dict[str, list[str]]:
@@ -144,21 +145,21 @@ def read_split(path: Path) -> dict[str, list[str]]:
     if path.is_dir() or path.suffix == ".txt":
         files = {split: (path if path.is_dir() else path.parent) / f"{split}.txt" for split in SPLITS}
         missing = [file.name for file in files.values() if not file.is_file()]
-        lists = not missing and (path.is_dir() or path.stem in SPLITS)
+        fits = not missing and (path.is_dir() or path.stem in SPLITS)
         got = f"no {' and no '.join(missing)}" if missing else path.name
-        require(lists, who, "the lists train.txt, val.txt and test.txt", got)
-        lines = {split: read_text(file).splitlines() for split, file in files.items()}
-        return {split: [line.strip() for line in some if line.strip()] for split, some in lines.items()}
+        require(fits, who, "the lists train.txt, val.txt and test.txt", got)
+        texts = {split: read_text(file).splitlines() for split, file in files.items()}
+        return {split: [line.strip() for line in lines if line.strip()] for split, lines in texts.items()}
     try:
-        found = json.loads(read_text(path))
+        content = json.loads(read_text(path))
     except json.JSONDecodeError:
-        found = None
-    keys = list(found) if isinstance(found, dict) else []
-    lists = set(keys) == set(SPLITS) and all(isinstance(names, list) for names in found.values())
-    whole = lists and all(isinstance(name, str) for names in found.values() for name in names)
+        content = None
+    keys = list(content) if isinstance(content, dict) else []
+    lists = set(keys) == set(SPLITS) and all(isinstance(names, list) for names in content.values())
+    fits = lists and all(isinstance(name, str) for names in content.values() for name in names)
     got = f"an object with the keys {', '.join(keys)}" if keys else "other content"
-    require(whole, who, "a JSON object of train, val and test, each a list of names", got)
-    return found
+    require(fits, who, "a JSON object of train, val and test, each a list of names", got)
+    return content
 
 
 def find(name: str, known: Container[str]) -> str:
@@ -166,9 +167,9 @@ def find(name: str, known: Container[str]) -> str:
     parts = PurePath(normalize("NFC", name)).parts
     for k in range(len(parts)):
         tail = PurePath(*parts[k:])
-        for one in (tail.as_posix(), without_suffix(tail)):  # the whole name first: an id may have a dot
-            if one in known:
-                return one
+        for candidate in (tail.as_posix(), without_suffix(tail)):  # the whole name first: an id may have a dot
+            if candidate in known:
+                return candidate
     return ""
 
 
@@ -179,8 +180,8 @@ def checked(splits: Splits) -> Splits:
         "every id to occur once": [name for name, count in counts.items() if count > 1],
         "each group to be in one split": sorted(set().union(*(a & b for a, b in combinations(groups, 2)))),
     }
-    for expected, found in faults.items():
-        require(not found, "dataset", expected, f"{len(found)} in two places: {', '.join(found[:3])}")
+    for expected, names in faults.items():
+        require(not names, "dataset", expected, f"{len(names)} in two places: {', '.join(names[:3])}")
     return splits
 
 

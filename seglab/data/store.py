@@ -72,8 +72,8 @@ def open_store(folder: Path) -> list[Item]:
     who, remedy, manifest = f"folder {folder}", "run seglab.prepare (again)", check_format(folder)
     require("ids" in manifest, who, "a finished folder of seglab.prepare", None, remedy)
     records = {record["id"]: record for record in read_records(folder / RECORDS)[0]}  # the last one of each id wins
-    lost = set(manifest["ids"]) - set(records)
-    require(not lost, who, f"a line in {RECORDS} for every image", f"none for {len(lost)}", remedy)
+    missing = set(manifest["ids"]) - set(records)
+    require(not missing, who, f"a line in {RECORDS} for every image", f"none for {len(missing)}", remedy)
     pixels, end = Pixels(str(folder / PIXELS)), max((record["end"] for record in records.values()), default=0)
     require(end <= len(pixels.bytes), who, f"{end} bytes in {PIXELS}", len(pixels.bytes), "remove it, and " + remedy)
     options = manifest["options"].partition(" ")[2]  # without the version of the code, as in a fingerprint
@@ -104,9 +104,9 @@ def read_task(folder: Path, changed: tuple[int, int]) -> Task:
 def check_format(folder: Path) -> dict[str, Any]:
     """Return the manifest of a folder, empty if there is none; raises ContractError if another version made it."""
     manifest = read_json(folder / MANIFEST)
-    found = manifest.get("format", 1) if manifest else FORMAT  # format 1 had no such key
+    version = manifest.get("format", 1) if manifest else FORMAT  # format 1 had no such key
     remedy = "remove it, and run seglab.prepare again"
-    require(found == FORMAT, f"folder {folder}", f"images in format {FORMAT}", f"format {found}", remedy)
+    require(version == FORMAT, f"folder {folder}", f"images in format {FORMAT}", f"format {version}", remedy)
     return manifest
 
 
@@ -115,17 +115,17 @@ def item_of(record: Record, pixels: Pixels, options: str) -> Item:
     name, group, split = (record[key] for key in ("id", "group", "split"))
     if record["fault"] or record["left_out"]:
         return Item(name, group, split=split, fault=record["fault"], left_out=record["left_out"])
-    sums = record.get("crc32", {})  # older folders have none
-    places = {key: (*place, sums.get(key)) for key, place in record["arrays"].items()}
+    checksums = record.get("crc32", {})  # older folders have none
+    places = {key: (*place, checksums.get(key)) for key, place in record["arrays"].items()}
     arrays = {key: partial(pixels.array, *place) for key, place in places.items()}
     seen, (height, width) = partial(pixels.seen, places), places["mask"][1][:2]
     classes, points = tuple(record["classes"]), arrays["points"]()
     decoded = Decoded(seen, (height, width), record["foreground"], points, record["facts"], classes)
     sources = [(os.path.basename(file["path"]), file["sha256"]) for file in record["files"]]
     labels = blake2b(f"{options} {record['labels']} {sources}".encode(), digest_size=10).hexdigest()
-    made: dict[str, Any] = {"labels": labels, "objects": arrays.get("objects"), "decoded": decoded}
+    fields: dict[str, Any] = {"labels": labels, "objects": arrays.get("objects"), "decoded": decoded}
     files = (str(Path(pixels.path).with_name(RECORDS)),)  # changes when the folder is made again
-    return Item(name, group, arrays["image"], partial(marked, seen), split, files, **made)
+    return Item(name, group, arrays["image"], partial(marked, seen), split, files, **fields)
 
 
 def marked(read: Callable[[], Seen]) -> np.ndarray:
@@ -158,28 +158,28 @@ class Writer:
         self.manifest: dict[str, Any] = {"format": FORMAT, "options": dataset.reading_options()}
         self.manifest["task"] = {"kind": dataset.task.kind, "classes": list(dataset.task.classes)}
         self.lock = threading.Lock()
-        begun = read_json(folder / MANIFEST)
-        same, remedy = {**begun, **self.manifest} == begun, "remove it, or set another hydra.run.dir"
-        require(not begun or same, f"folder {folder}", "one made with these options", "other options", remedy)
+        existing = read_json(folder / MANIFEST)
+        same, remedy = {**existing, **self.manifest} == existing, "remove it, or set another hydra.run.dir"
+        require(not existing or same, f"folder {folder}", "one made with these options", "other options", remedy)
         for name in (PIXELS, RECORDS):
             (folder / name).open("ab").close()  # unlike touch, this keeps the modification time
-        if not begun:
+        if not existing:
             write_json(folder / MANIFEST, self.manifest)
         records, end = read_records(folder / RECORDS)
         # After a power loss, the files may lack the end of a line, or bytes that records refer to. Those records are
         # removed: the next writes extend the pixels beyond them, and they would look complete.
         size = os.path.getsize(folder / PIXELS)
-        whole = [one for one in records if one["end"] <= size]
-        if len(whole) < len(records) or end < os.path.getsize(folder / RECORDS):
-            write_text(folder / RECORDS, "".join(f"{json.dumps(one)}\n" for one in whole))
-        self.records: dict[str, Record] = {one["id"]: one for one in whole}
+        intact = [record for record in records if record["end"] <= size]
+        if len(intact) < len(records) or end < os.path.getsize(folder / RECORDS):
+            write_text(folder / RECORDS, "".join(f"{json.dumps(record)}\n" for record in intact))
+        self.records: dict[str, Record] = {record["id"]: record for record in intact}
 
     def add(self, item: Item) -> None:
         """Decode one item and record it, or why it is left out, unless it is already stored."""
         sources = [{"path": path, "size": on_disk(path)[0], "sha256": self.hashes[path]} for path in item.files]
-        hashes, known = [file["sha256"] for file in sources], self.records.get(item.id, {})
-        good = known and not known["fault"] and not known["left_out"]  # others are tried again
-        if good and (known["labels"], [file["sha256"] for file in known["files"]]) == (item.labels, hashes):
+        hashes, previous = [file["sha256"] for file in sources], self.records.get(item.id, {})
+        good = previous and not previous["fault"] and not previous["left_out"]  # others are tried again
+        if good and (previous["labels"], [file["sha256"] for file in previous["files"]]) == (item.labels, hashes):
             return
         record: Record = {"id": item.id, "group": item.group, "split": item.split, "labels": item.labels}
         ready = item if item.fault or item.left_out else decode_once(item, self.dataset)

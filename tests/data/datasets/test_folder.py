@@ -165,7 +165,7 @@ def test_an_image_without_a_mask_may_have_no_foreground(tmp_path):
     write_scenes(tmp_path)
     for k in (1, 4):
         (tmp_path / f"masks/{k:02d}.png").unlink()
-    words = r"2 of 6 images without a mask \(first 01.png\).*dataset.missing_mask=empty reads such"
+    words = r"2 of 6 images without a mask \(first 01.png\).*dataset.missing_mask=empty treats their masks as empty"
     with pytest.raises(ContractError, match=words):
         open_data(folder(tmp_path, mask_suffix=""))
     opened = open_data(folder(tmp_path, mask_suffix="", missing_mask="empty"))
