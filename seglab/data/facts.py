@@ -84,7 +84,7 @@ def data_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> lis
     if vanished:
         images = sum(record["objects"] > 0 and record["lost"] == record["objects"] for record in records)
         warnings.append(
-            f"{vanished} of {objects} objects, all objects of {images} images, vanish at dataset.size={dataset.size};"
+            f"{vanished} of {objects} objects vanish at dataset.size={dataset.size}, in {images} images all of them;"
             f" a lower dataset.coverage (now {dataset.coverage:g}), a larger size or dataset.fit=patch keeps them"
         )
     warnings += range_warnings(records, dataset)
@@ -122,8 +122,8 @@ def range_warnings(facts: Sequence[Facts], dataset: Dataset) -> list[str]:
     shallow = sum(record["depth"] == "uint8" for record in facts)
     if shallow and high > 255:
         warnings.append(
-            f"{shallow} of {len(facts)} images have 8 bits, and are nearly black in the range {low:g} to {high:g} of"
-            " images with more bits; dataset.range=full uses the full range of each file's type"
+            f"{shallow} of {len(facts)} images have 8 bits, and are nearly black in the range {low:g} to {high:g}"
+            " (dataset.range); dataset.range=full uses the full range of each file's type"
         )
     tops = [record["extent"][1] for record in facts if record["extent"]]
     dark = [top for top in tops if top < low + (high - low) / 16]

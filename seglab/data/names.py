@@ -76,7 +76,7 @@ def read_rows(table: Path, root: Path) -> list[tuple[Path, list[Path], str, str]
     reader = csv.DictReader(io.StringIO(text), delimiter=separator)
     names = [str(name).strip() for name in reader.fieldnames or ()]
     reader.fieldnames = names
-    columns = "columns image and mask, and optionally split and group"
+    columns = "the columns image and mask, and optionally split and group"
     require({"image", "mask"} <= set(names), str(table), columns, ", ".join(names) or "none")
     rows = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in reader]
     require(bool(rows), str(table), "a row for each image", "none")

@@ -166,7 +166,7 @@ def copies_across(splits: Splits, hashes: Mapping[str, str]) -> dict[str, str]:
                 continue
             first_split, first_id = first.setdefault(digest, (split, item.id))
             if first_split != split:
-                got = f"its file in {split} and, as {first_id}, in {first_split}"
+                got = f"its file in {split} and in {first_split} (as {first_id})"
                 copies[item.id] = f"{item.id}: expected in one split, got {got}"
     return copies
 

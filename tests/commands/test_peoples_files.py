@@ -79,7 +79,8 @@ def test_the_range_of_the_training_images_is_that_of_every_other_image(run, tmp_
     assert np.abs(levels[0].astype(float) - levels[1]).max() <= 0.01 * FULL
     with caplog.at_level(logging.WARNING):
         deep.of_file(str(tmp_path / "8.png"))
-    assert "8.png: 1 of 1 images have 8 bits, and are nearly black in the range 0 to 4095" in caplog.text
+    words = "8.png: 1 of 1 images have 8 bits, and are nearly black in the range 0 to 4095 (dataset.range); "
+    assert words in caplog.text
 
 
 BLACK = "are nearly black in the range 0 to 4095 (dataset.range): no value is above 1"

@@ -61,7 +61,7 @@ def test_ordinary_masks_and_what_the_user_has_named_are_no_warning(tmp_path):
 def test_objects_that_vanish_at_size_are_counted_with_their_images(tmp_path):
     write_scenes(tmp_path, height=200, width=240, radius=2)
     dataset = folder(tmp_path, size=16)
-    words = "6 of 6 objects, all objects of 6 images, vanish at dataset.size=16"
+    words = "6 of 6 objects vanish at dataset.size=16, in 6 images all of them;"
     assert any(words in line for line in open_data(dataset).warnings())
     for enough in (replace(dataset, size=240), replace(dataset, fit="patch"), replace(dataset, coverage=0.01)):
         assert open_data(enough).warnings() == []

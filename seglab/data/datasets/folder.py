@@ -168,7 +168,7 @@ class Folder(Dataset):
         names = ("val", "valid", "validation") if self.val_images is None else ()
         for folder in ((self.test_images or "").replace("test", name) for name in names):
             fits = folder == self.test_images or not (root / folder).is_dir()
-            remedy = f"set dataset.val_images={folder} and dataset.val_masks, or dataset.val_images= to draw images"
+            remedy = f"set dataset.val_images={folder} and dataset.val_masks, or dataset.val_images= to draw some"
             require(fits, WHO, "val_images along with test_images", f"none, although {root / folder} exists", remedy)
 
     def matched(self, images: Path, masks: Path, others: set[Path]) -> tuple[Files, Files]:

@@ -63,7 +63,7 @@ def test_patients_stay_together(root):
 def test_the_same_images_for_training_and_test_are_refused(root):
     shutil.copytree(root / "images", root / "more")
     words = (
-        r"12 of 24 that are not: train/(P\d_\d+): expected in one split, got its file in \w+ and, as test/\1, in test"
+        r"12 of 24 that are not: train/(P\d_\d+): expected in one split, got its file in \w+ and in test \(as test/\1\)"
     )
     for images in ("more", "images"):
         with pytest.raises(ContractError, match=words):
@@ -246,7 +246,7 @@ def test_a_table_names_the_files_of_each_image_its_split_and_its_group(tmp_path)
             "image,mask\ngone.png,list.csv",
             "1 of 1 that are not: list.csv: expected files that exist, got .*/gone.png; ",
         ),
-        ("picture,mask\na.png,b.png", "expected columns image and mask, and optionally split and group, got pict"),
+        ("picture,mask\na.png,b.png", "expected the columns image and mask, and optionally split and group, got"),
         ("image,mask\na.png,b.png\na.png,c.png", "expected a different image in each row, got a.png"),
         ("image,mask\nd\u00e4.png,b.png", "expected a text file in UTF-8, got another encoding; save it as CSV UTF-8"),
         ("image,mask,split\na.png,b.png,valid", "expected train, val or test in each cell of split, or all empty, got"),
