@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 def report(cfg: DictConfig, folder: Path) -> Path:
     """Write report.html, table.csv, table.md and the figures for the runs below `cfg.roots`; return report.html."""
     roots = [Path(root) for root in cfg.roots]
-    require(bool(roots), "report", "a folder that holds runs", "none", "python -m seglab.report outputs/SWEEP")
+    require(bool(roots), "report", "a folder with runs", "none", "for example python -m seglab.report outputs/SWEEP")
 
     from seglab.reporting.study import Question
     from seglab.reporting.write_report import answer, write

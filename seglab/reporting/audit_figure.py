@@ -28,7 +28,7 @@ def overview(
     grid = figure.add_gridspec(rows, 3 * COLUMNS)
     for k, (name, image, mask, seen, seen_mask) in enumerate(samples):
         row, column = divmod(k, COLUMNS)
-        shown = ((name[-24:], image), ("mask", mask), (f"seen, {100 * seen_mask.mean():.2g} %", seen))
+        shown = ((name[-24:], image), ("mask", mask), (f"model input, {100 * seen_mask.mean():.2g} %", seen))
         for place, (words, array) in enumerate(shown):
             axes = figure.add_subplot(grid[row, 3 * column + place])
             axes.imshow(array, cmap="gray")

@@ -63,8 +63,9 @@ class DataSets(Study):
     @property
     def headline(self) -> str:
         """The answer, a caution if there are only two data sets, and the data sets that are left out."""
-        few = "Two data sets say little about a third, however many images they have." if len(self.studies) == 2 else ""
-        return " ".join(filter(None, [f"Over {len(self.studies)} data sets: {self.answer}", few, self.left_out]))
+        count = len(self.studies)
+        caution = "Two data sets say little about others, however many images they have." if count == 2 else ""
+        return " ".join(filter(None, [f"Over {count} data sets: {self.answer}", caution, self.left_out]))
 
     @property
     def table(self) -> pd.DataFrame:
@@ -91,7 +92,7 @@ def together(roots: Sequence[Path], sweep: Sweep, studies: Sequence[Study]) -> D
         elif len(losses & set(study.labels)) > 1:
             same = [other.title for other in able if _same_images(study, other)]
             if same:
-                left_out += f" {study.title} has test images of {same[0]} and is left out."
+                left_out += f" {study.title} is left out, since it shares test images with {same[0]}."
             else:
                 able.append(study)
     if len(able) < 2:

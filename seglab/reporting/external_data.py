@@ -54,12 +54,13 @@ def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
 def words(facts: dict[str, Any], config: dict[str, Any]) -> str:
     """Describe an evaluation: number of images, split, scale, and any options that differ from the run's config."""
     now, own = facts["dataset"], config.get("dataset") or {}
-    scale = "whole images in their own size" if facts["scale"] == "native" else "scaled as the runs' own test images"
+    native = facts["scale"] == "native"
+    scale = "whole images in their own size" if native else "scaled like the runs' own test images"
     more = [f"{key} {facts[key]}" for key in ("window", "tta") if facts.get(key) not in (None, "none")]
     if own.get("_target_") == now.get("_target_"):  # options of another class are not comparable
         more += [f"{key}={value}" for key, value in now.items() if value != own.get(key)]
     if facts.get("seen_in_training"):
-        more.append(f"{facts['seen_in_training']} of them trained on")
+        more.append(f"{facts['seen_in_training']} of them used in training")
     whose = "The runs' own " if facts.get("own") else ""
     return ", ".join([f"{whose}{facts['data']['images']} images ({facts['split']})", scale, *more])
 

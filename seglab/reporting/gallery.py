@@ -61,9 +61,9 @@ def which_runs(chosen: Mapping[str, pd.Series]) -> str:
         labels[of_run(run["seed"], run["fold"])].append(label)
     words = [f"{which} ({', '.join(some)})" for which, some in labels.items()] if len(labels) > 1 else [*labels]
     if len({run["fold"] for run in chosen.values()}) > 1:
-        words.append("no fold has a run of each loss, so their images differ")
+        words.append("no fold has a run of every loss, so the images differ")
     if any((run["config"].get("dataset") or {}).get("fit") == "patch" for run in chosen.values()):
-        words.append("of each image the tile with most foreground, above the score of the whole image")
+        words.append("each picture is the tile with the most foreground, each score that of the whole image")
     return f"S{'; '.join(words)[1:]}"  # the sentence begins with "Seed"
 
 

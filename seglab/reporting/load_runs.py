@@ -134,7 +134,7 @@ def _facts(folder: Path) -> tuple[dict[str, Any], str]:
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        return {}, f"run.json cannot be read: {error}"
+        return {}, f"run.json cannot be read: {_reason(error)}"
     if not isinstance(facts, dict) or not isinstance(facts.get("config"), dict):  # other programs also write run.json
         return {"status": "foreign"}, "run.json is not that of a training run"
     if said := of_version_1(facts):
@@ -146,10 +146,14 @@ def _facts(folder: Path) -> tuple[dict[str, Any], str]:
         "finished": "",
         "running": "still running",
         "interrupted": "interrupted; run it again to resume",
-        "paused": "paused by stop_after; run it again without to resume",
+        "paused": "paused by stop_after; run it again without stop_after to resume",
         "failed": ": ".join([*kind, str(raised.get("message", ""))]).strip().split("\n")[0],
     }
     return facts, problems.get(status, f"status {status}")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)  # without a path, so that equal reasons are counted together
 
 
 def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
@@ -161,12 +165,13 @@ def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
             runs.loc[row, "digest"] = blake2b(content, digest_size=8).hexdigest()
             table = read_rows(BytesIO(content))
             needed = {"id", "group", "class", "pixels", "foreground", "tp", "fp", "iou"}
-            lacking = sorted(needed - set(table)) or (["rows"] if table.empty else [])
-            if lacking:
-                raise ValueError(f"no {', '.join(lacking)}")
+            if missing := sorted(needed - set(table)):
+                raise ValueError(f"no column {', '.join(missing)}")
+            if table.empty:
+                raise ValueError("no rows")
             tables.setdefault(task, {})[row] = table  # the task decides which classes are averaged
         except (OSError, ValueError) as error:
-            runs.loc[row, ["used", "problem"]] = False, f"per_image.csv cannot be read: {error}"
+            runs.loc[row, ["used", "problem"]] = False, f"per_image.csv cannot be read: {_reason(error)}"
     joined = {task: pd.concat(some, names=["run"]).reset_index(level="run") for task, some in tables.items()}
     parts = [rows_per_image(rows, task, class_name) for task, rows in joined.items()]
     return pd.concat(parts).sort_values("run", kind="stable") if parts else pd.DataFrame(columns=["run"], dtype=int)
@@ -178,7 +183,7 @@ def _supersede(runs: pd.DataFrame) -> None:
     last = in_time.groupby(["benchmark", "label", "seed", "fold"])["folder"].transform("last")
     for row, folder in last[last != in_time["folder"]].items():
         of_both = runs.loc[[row, *runs.index[runs["folder"] == folder]], "digest"]
-        scores = "equal" if of_both.nunique() == 1 else "other"
+        scores = "equal" if of_both.nunique() == 1 else "different"
         kept = f"{folder.parent.name}/{folder.name}, which finished last, with {scores} scores"
         runs.loc[row, ["used", "problem"]] = False, f"superseded by {kept}"
 

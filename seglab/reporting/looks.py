@@ -32,7 +32,7 @@ class Look:
     """One look at a benchmark: its number, its error, the error of the next look, and what came before.
 
     `earlier` holds the preceding looks as stored in looks.json. `changed` is a sentence about runs of known looks that
-    are gone or have different values now. `instead` is what the first look asked if this look asks something else,
+    are missing or have different scores now. `instead` is what the first look asked if this look asks something else,
     which makes it exploratory.
     """
 
@@ -69,17 +69,17 @@ class Look:
 
 
 def _changed(known: Sequence[Entry], runs: Mapping[str, str]) -> str:
-    """Return a sentence about runs of known looks that are gone or have other values; empty if there are none."""
+    """Return a sentence about runs of known looks that are missing or have different scores; empty without any."""
     before = {name: (number, value) for number, look in enumerate(known, 1) for name, value in look["runs"].items()}
-    gone, moved = [], []
+    missing, different = [], []
     for name, (number, value) in before.items():
         if name not in runs:
-            gone.append(f"{name} of look {number} is gone")
+            missing.append(f"{name} of look {number} is missing")
         elif runs[name] != value:
-            moved.append(f"{name} has other values than at look {number}")
-    found = gone + moved
-    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
-    return f"{'; '.join(found[:3])}{more}." if found else ""
+            different.append(f"{name} has different scores than at look {number}")
+    changes = missing + different
+    more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
+    return f"{'; '.join(changes[:3])}{more}." if changes else ""
 
 
 def known_looks(roots: Iterable[Path], benchmark: str) -> list[dict[str, Any]]:
@@ -100,12 +100,12 @@ def remember(roots: Iterable[Path], benchmark: str, look: Look, said: str) -> No
         try:
             write_json(root / FILE, known | {benchmark: [*before, entry]})
         except OSError as error:
-            log.warning("%s: this look is not remembered, and a later one will not count it (%s)", root, error.strerror)
+            log.warning("%s: this look cannot be recorded, so later looks will not count it (%s)", root, error.strerror)
 
 
 def _read(file: Path) -> dict[str, Any]:
     known = read_json(file)  # read_json returns {} for a damaged file, which would forget the looks
     whole = isinstance(known, dict) and (bool(known) or not file.exists())
-    remedy = "restore it: errors are counted over them"
-    require(whole, "report", f"looks at this study in {file}", "a damaged file", remedy)
+    remedy = "restore it, since the error rate is controlled over all looks"
+    require(whole, "report", f"the looks at this study in {file}", "a damaged file", remedy)
     return known

@@ -30,21 +30,21 @@ CALIBRATED = (*CALIBRATION, "scaled/temperature", *RESCALED)
 SIZES = (f"iou/{stratum}" for stratum in ("with foreground", "worst tenth", *QUARTERS))
 STRATA = (*SIZES, "empty/left empty", "image_accuracy", "image_recall")
 OUTLINES = (
-    "Distance between the outlines, mean over the test images in which there is something and something was found"
+    "Distances between the outlines, mean over the test images with foreground in which some foreground was predicted"
 )
 TILES = (
-    "Scores are of tiles without overlap, added for each image: an object that the border of a tile cuts is found "
-    "worse than in whole images, which python -m seglab.evaluate scores."
+    "Scores were computed on tiles without overlap and summed for each image: an object that is cut by the border of a "
+    "tile is found less well than in the whole image. python -m seglab.evaluate scores whole images."
 )
 BLOCKS: dict[str, tuple[str, ...]] = {
     "Mean over the test images, {decision}": (*THRESHOLDED, "f2", "accuracy", *CONFIDENCES, "specificity"),
     "Mean over the test images, threshold tuned on validation": TUNED,
     "Pooled over all pixels of the test set": POOLED,
-    "Probabilities of all test pixels: as they are, after temperature scaling, after isotonic calibration": CALIBRATED,
+    "Calibration over all test pixels: as predicted, after temperature scaling, after isotonic calibration": CALIBRATED,
     OUTLINES: ("hd95", "asd", "nsd", "found/nothing"),
-    "Objects (connected components, found at IoU above 0.5) and the area of the foreground": OBJECTS,
-    "IoU in strata of the object's size, and empty images by themselves": STRATA,
-    "Over the epochs: how much the IoU jumps (mean second difference), and seconds an epoch": EPOCHS,
+    "Objects (connected components, found if the IoU is above 0.5) and the area of the foreground": OBJECTS,
+    "IoU by the size of the foreground, and scores of empty images": STRATA,
+    "Over the epochs: roughness of the IoU (mean absolute second difference), and seconds per epoch": EPOCHS,
 }
 TITLES = {
     "iou": "IoU",
@@ -59,8 +59,8 @@ TITLES = {
     **{f"scaled/{key}": f"{name}, scaled" for key, name in CALIBRATION.items()},
     **{f"calibrated/{key}": f"{name}, isotonic" for key, name in CALIBRATION.items()},
     "scaled/temperature": "temperature",
-    "empty/left empty": "empty images left empty",
-    "found/nothing": "images with foreground where nothing was found",
+    "empty/left empty": "empty images predicted empty",
+    "found/nothing": "images with foreground, nothing predicted",
     "found/object_f1": "object F1",
     "found/false_objects": "false objects per image",
     "found/area_error": "relative area error",
@@ -196,23 +196,23 @@ def nothing_found(images: pd.DataFrame, metric: str, runs: pd.DataFrame) -> str:
     of_empty = empty.groupby("run")[metric].max().reindex(blind.index) > 0  # False for NaN, without empty images
     of_empty &= (empty["fp"] == 0).groupby(empty["run"]).all().reindex(blind.index, fill_value=False)
     of_empty &= silent & (seen.groupby("run")[metric].max() == 0)
-    said = [
-        ("Nothing is predicted by", of_empty, ", which gives the score of the empty images"),
+    cases = [
+        ("Nothing is predicted by", of_empty, "; the score comes from the empty images alone"),
         ("Nothing is predicted in any image with foreground by", silent & ~of_empty, ""),
-        ("No pixel of the foreground is right in", blind & ~silent, ""),
+        ("No foreground pixel is predicted correctly by", blind & ~silent, ""),
     ]
     for name in dict.fromkeys(task.classes[k] for task in runs["task"] for k in task.scored):
         recall = runs.get(f"test/recall_pooled/{name}", pd.Series(dtype=float)).dropna()
         lacking = (recall == 0) & ~blind.reindex(recall.index, fill_value=False)
-        said.append((f"No pixel of the class {name} is right in", lacking, ""))
-    return " ".join(f"{words} {_of_runs(some, runs)}{rest}." for words, some, rest in said if some.any())
+        cases.append((f"No pixel of the class {name} is predicted correctly by", lacking, ""))
+    return " ".join(f"{begin} {_of_runs(affected, runs)}{end}." for begin, affected, end in cases if affected.any())
 
 
 def undefined(metric: str, images: str, labels: list[str], tiled: bool) -> str:
     """Return a sentence about losses for which a metric is undefined, so that nothing is compared, and why if known."""
     cut = tiled and metric in ("hd95", "asd", "nsd", "object_dice", "object_f2")
     why = ": tiles cut outlines and objects; python -m seglab.evaluate scores whole images" if cut else ""
-    return f"There is nothing to compare: {title(metric)} is undefined in {images} of {', '.join(labels)}{why}."
+    return f"There is nothing to compare: {title(metric)} is undefined in {images} for {', '.join(labels)}{why}."
 
 
 def _of_runs(chosen: pd.Series, runs: pd.DataFrame) -> str:

@@ -166,5 +166,5 @@ def reliability(tables: Mapping[str, np.ndarray], scaled: Mapping[str, np.ndarra
             predicted, observed, number = calibration(part)
             known = number > 0
             axis.plot(predicted[known], observed[known], markersize=2.8, **style | look)
-    axis.set(xlabel="predicted probability", ylabel="fraction that is foreground", xlim=(0, 1), ylim=(0, 1))
+    axis.set(xlabel="predicted probability", ylabel="fraction of foreground", xlim=(0, 1), ylim=(0, 1))
     return figure

@@ -41,8 +41,9 @@ def cost(study: Study) -> str:
     """Return a sentence with the duration of the runs and the number that is not compared."""
     runs = study.sweep.runs
     left_out = len(runs) - len(study.sweep.used)
-    spent = f" took {_duration(runs['seconds'].sum())} in all" if "seconds" in runs else ""
-    rest = f"{left_out} of them not compared, see below" if left_out else "every one is compared"
+    spent = f" took {_duration(runs['seconds'].sum())} in total" if "seconds" in runs else ""
+    verb = "is" if left_out == 1 else "are"
+    rest = f"{left_out} of them {verb} not compared, see below" if left_out else "all of them are compared"
     return f"{len(runs)} run{'s' * (len(runs) != 1)} on these data{spent}; {rest}."
 
 
@@ -103,7 +104,7 @@ def confusions(study: Study) -> Iterator[tuple[str, Markup]]:
     for label, counts in study.confusions.items():
         shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)  # a class may occur in no test image
         rows = [[name, *(number(one, 1) for one in row)] for name, row in zip(classes, shares, strict=True)]
-        yield label, table(["true class", *(f"as {name}" for name in classes)], rows)
+        yield label, table(["true class", *(f"predicted as {name}" for name in classes)], rows)
 
 
 def _best(key: str, means: pd.Series) -> str | None:
@@ -171,7 +172,7 @@ def compared(runs: pd.DataFrame) -> dict[str, str]:
     settings = {key: value for key, value in (first["config"].get("dataset") or {}).items() if key[0] != "_"}
     settings.pop("fold", None)  # it belongs to one run
     where = f" of fold {first['fold']}" if first["fold"] >= 0 else ""
-    spent = f", {_duration(runs['seconds'].sum())} in all" if "seconds" in runs else ""
+    spent = f", {_duration(runs['seconds'].sum())} in total" if "seconds" in runs else ""
     return {
         "data": f"{first['dataset']}, fingerprint {data.get('fingerprint', 'unknown')}",
         "settings": _words(settings),
@@ -230,4 +231,4 @@ def missing(study: Study) -> list[str]:
 def failed(runs: pd.DataFrame) -> Markup | None:
     """Return a table of the runs that are not compared, with the reasons; None if there are none."""
     rows = runs.loc[~runs["used"], ["name", "status", "problem"]]
-    return table(["run", "status", "what happened"], rows.itertuples(index=False)) if len(rows) else None
+    return table(["run", "status", "reason"], rows.itertuples(index=False)) if len(rows) else None

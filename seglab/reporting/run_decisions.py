@@ -25,8 +25,8 @@ RULES = {
     "fixed": "at the fixed threshold",
     "tuned": "at the tuned threshold",
     "optimal": "best expected score",
-    "scaled": "the same, temperature-scaled",
-    "calibrated": "the same, isotonic",
+    "scaled": "best expected score, temperature-scaled",
+    "calibrated": "best expected score, isotonic",
 }
 """The rules that make a mask from probabilities, see decisions.py; the first is the rule of per_image.csv."""
 
@@ -37,7 +37,7 @@ class Decisions(NamedTuple):
     """The histogram over all test pixels (2, 256) of one run, its scores, and the scores of each image under each rule.
 
     With several classes, histograms are summed and scores averaged. `images` has one row per id and columns
-    (rule, score) for iou, dice, precision and recall. Multiclass masks take the likeliest class and have no other rule.
+    (rule, score) for iou, dice, precision and recall. Multiclass masks are of the most probable class, the only rule.
     `confusion` (k, k) has the true classes in rows.
     """
 

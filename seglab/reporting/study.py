@@ -104,11 +104,11 @@ class Study:
         if not self.has_verdict:
             return ""
         if first := self.look.instead:
-            return f"Exploratory: the first look at this study asked {first}, and errors are counted for that."
+            return f"Exploratory: the first look at this study used {first}, and errors are controlled for that only."
         total = 100 * (1 - self.question.confidence)
         return (
-            f"Look {self.look.number} at this study, judged at {100 * self.look.error:.2g} % so that all looks "
-            f"together err in at most {total:.2g} %; the next one will be judged at {100 * self.look.next_error:.2g} %."
+            f"Look {self.look.number} at this study, tested at an error rate of {100 * self.look.error:.2g} % so that "
+            f"all looks together err in at most {total:.2g} %; the next look has {100 * self.look.next_error:.2g} %."
         )
 
     @property
@@ -156,7 +156,7 @@ class Study:
     def decision(self) -> str:
         """A description of how the runs made masks from their probabilities."""
         if self.sweep.used["task"].iloc[0].kind == "multiclass":
-            return "the likeliest class"
+            return "the most probable class"
         found = {config.get("threshold", 0.5) for config in self.sweep.used["config"]}
         return f"threshold {found.pop()}" if len(found) == 1 else "each run at its own threshold"
 
@@ -171,9 +171,9 @@ class Study:
         """A sentence saying why there is no verdict; empty if there is one."""
         if waiting := self.sweep.waiting:
             names = f"{', '.join(waiting[:3])}{' and others' if len(waiting) > 3 else ''}"
-            return f"No verdict yet: {len(waiting)} of {len(self.sweep.runs)} runs are not finished ({names})."
-        if self.question.rule != "fixed" and self.decision == "the likeliest class":
-            return f"No verdict: classes that exclude each other have no rule but fixed, got {self.question.rule}."
+            return f"No verdict yet: {len(waiting)} of {len(self.sweep.runs)} runs have not finished ({names})."
+        if self.question.rule != "fixed" and self.decision == "the most probable class":
+            return f"No verdict: mutually exclusive classes have only the rule fixed, got {self.question.rule}."
         if self.question.against not in {None, *self.labels}:
             return f"No verdict: no run of {self.question.against} has finished on these data."
         images = self.sweep.images
@@ -183,8 +183,8 @@ class Study:
         if lacking.any() or mixed:
             how = differing(self.sweep.used["config"], "dataset.") or "their ids differ"
             return (
-                f"No verdict: the runs were tested on different images ({how}); test each loss on the same ones, or on "
-                "all of them with dataset.folds=5 dataset.fold=0,1,2,3,4."
+                f"No verdict: the runs were tested on different images ({how}); test each loss on the same images, "
+                "or on all of them with dataset.folds=5 dataset.fold=0,1,2,3,4."
             )
         return ""
 
@@ -216,18 +216,18 @@ class Study:
         """The answer in one sentence, and the losses that it does not cover."""
         if self.no_verdict:
             return self.no_verdict
-        lacking = [label for label in self.labels if np.isnan(self.means[label])]
-        if lacking and not self.verdicts:
+        undefined = [label for label in self.labels if np.isnan(self.means[label])]
+        if undefined and not self.verdicts:
             images = IMAGES[self.question.images]
-            return metrics_table.undefined(self.question.metric, images, lacking, bool(self.tiles))
+            return metrics_table.undefined(self.question.metric, images, undefined, bool(self.tiles))
         judged = {label for found in self.verdicts for label in (found.pair.first, found.pair.second)}
         apart = [label for label in self.labels if label not in judged]
-        said = headline(self.verdicts, self.question.against, apart)
+        sentence = headline(self.verdicts, self.question.against, apart)
         if not apart or not judged:
-            return said
-        one, whose = self.verdicts[0].pair, "its" if len(apart) == 1 else "their"
-        both = f"no {one.kind.removesuffix('s')} has {whose} {self.question.metric} and that of"
-        return f"{said} Nothing is said about {listed(apart)}: {both} {self.question.against or one.first}."
+            return sentence
+        pair, them = self.verdicts[0].pair, "it" if len(apart) == 1 else "them"
+        lacking = f"no {pair.kind.removesuffix('s')} has {self.question.metric} both for {them} and for"
+        return f"{sentence} There is no verdict on {listed(apart)}: {lacking} {self.question.against or pair.first}."
 
     @property
     def headline(self) -> str:
@@ -246,17 +246,17 @@ class Study:
         left = {label: sign * (tuned[best] - tuned[label]) for label in self.labels}
         least = 1 - CHANCE / len(behind)  # among equal losses, the best of many is probably ahead of some by chance
         probable = {found.pair.second for found in behind if found.chances[0] >= least}
-        gone = [label for label in self.labels if label in probable and left[label] < gap[label] / 2]
-        if not gone:
+        vanishing = [label for label in self.labels if label in probable and left[label] < gap[label] / 2]
+        if not vanishing:
             return ""
-        most = max(gone, key=gap.__getitem__)
-        rest = [label for label in gone if label != most]
-        others = f", and likewise for {listed(rest)}" if rest else ""
-        of = f"of {gap[most]:.3f} between {best} and {most} at the fixed threshold"
-        now = f"{signed(left[most])} is left"
+        most = max(vanishing, key=gap.__getitem__)
+        rest = [label for label in vanishing if label != most]
+        others = f"; likewise for {listed(rest)}" if rest else ""
+        before = f"{best} is ahead of {most} by {gap[most]:.3f} at the fixed threshold"
+        after = f"by {signed(left[most])}"
         if left[most] < -self.question.delta:
-            now = f"{most} is ahead by {-left[most]:.3f}"
-        return f"Mostly calibration: {of}, {now} at thresholds tuned on validation{others}."
+            after = f"{most} is ahead by {-left[most]:.3f}"
+        return f"Mostly calibration: {before}, but {after} at thresholds tuned on validation{others}."
 
     @cached_property
     def named(self) -> list[Verdict]:

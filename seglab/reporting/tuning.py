@@ -74,5 +74,5 @@ def trials(search: dict[str, Any]) -> Markup:
         values = ", ".join(f"{name}={value}" for name, value in best["setting"].items())
         numbers = [number(count, 0) for count in (tuning["seed"], len(done), failed, epochs)]
         rows.append([tuning["title"], *numbers, best["value"], values or "none", "; ".join(tuning["edges"])])
-    head = ["loss", "seed", "trials", "failed", "epochs", f"best {search['monitor']}", "chosen", "to mind"]
+    head = ["loss", "seed", "trials", "failed", "epochs", f"best {search['monitor']}", "best setting", "warnings"]
     return table(head, rows)

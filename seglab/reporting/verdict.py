@@ -87,7 +87,7 @@ class Verdict:
         return {
             "better": f"{second} is worse than the best{by_at_least(self.low)} ({behind}).",
             "equivalent": f"{second} is as good as the best within {self.delta:g} ({interval} behind it).",
-            "not best": f"{second} is not the best: another is at least as good ({behind}).",
+            "not best": f"{second} is not the best: another loss is at least as good ({behind}).",
             "unknown": f"{second} may be the best ({behind}, {interval} behind the best){self.remedy}.",
         }[self.kind]
 
@@ -95,18 +95,18 @@ class Verdict:
     def remedy(self) -> str:
         """What would decide an open question, after a semicolon; empty if unknown."""
         if self.few:
-            return f"; {self.few}, which makes the interval wide: run any that are missing first"
+            return f"; {self.few}, which widens the interval: train any missing runs first"
         if self.pair.kind != "seeds":
             return ""
         fewest, most = self.more_seeds
         if fewest is None and not images_forbid(self.pair, self.delta, self.level):
             return f"; it would take more than {MORE_SEEDS[-1]} more seeds to decide"
         if fewest is None:
-            return f"; {MORE_SEEDS[-1]} more seeds would not decide, more test images might"
+            return f"; {MORE_SEEDS[-1]} more seeds would not decide, but more test images might"
         if fewest == most:
             return f"; about {fewest} more seed{'s' * (fewest != 1)} would probably decide"
         if fewest == MORE_SEEDS[-1]:
-            return f"; about {fewest} more seeds or more would probably decide"
+            return f"; about {fewest} or more additional seeds would probably decide"
         return f"; {fewest} to {most or f'over {MORE_SEEDS[-1]}'} more seeds would probably decide"
 
 
@@ -281,16 +281,17 @@ def headline(verdicts: Sequence[Verdict], against: str | None = None, apart: Seq
         phrases = {"ahead": "{} {are} better", "better": "{} {are} worse"}
         phrases |= {"equivalent": f"{{}} {{are}} equivalent within {delta:g}", "unknown": "cannot tell for {}"}
         phrases |= {"none": "no verdict on {}"}
-        return f"Beside {against}: {'; '.join(_said(phrases, rivals))}."
+        return f"Compared with {against}: {'; '.join(_said(phrases, rivals))}."
     if not verdicts[0].best:
         phrases = {"better": "is better than {}", "equivalent": f"is equivalent within {delta:g} to {{}}"}
-        phrases |= {"unknown": "cannot be distinguished from {}", "none": "has no verdict beside {}"}
+        phrases |= {"unknown": "cannot be distinguished from {}", "none": "has no verdict against {}"}
         return f"{leader} {'; it '.join(_said(phrases, rivals))}."
     able = [leader, *rivals["unknown"], *rivals["none"], *apart]
     if len(able) == len(verdicts) + 1 + len(apart):
         return f"Any of the {len(able)} losses may be the best; {_best_mean(leader, verdicts)}."
     least = min((found.low for found in verdicts if found.kind == "better"), default=0.0)
-    phrases = {"equivalent": f"{{}} {{are}} as good within {delta:g}", "not best": "another is at least as good as {}"}
+    phrases = {"equivalent": f"{{}} {{are}} as good within {delta:g}"}
+    phrases |= {"not best": "another loss is at least as good as {}"}
     phrases |= {"better": f"{{}} {{are}} worse{by_at_least(least)}"}
     answer = f"{leader} is the best" if len(able) == 1 else f"The best may be {listed(able, 'or')}"
     if len(able) == 1 and "equivalent" in rivals:
@@ -313,7 +314,9 @@ def _best_mean(leader: str, verdicts: Sequence[Verdict]) -> str:
     """Return a clause naming the loss, or the losses, with the best mean."""
     beside = [each for each in verdicts if each.pair.first == leader]
     level = [leader, *(each.pair.second for each in beside if each.gap == 0)]
-    mean = "best mean" if len({each.pair.replicates for each in beside}) == 1 else "best mean on what they share"
+    mean = "best mean"
+    if len({each.pair.replicates for each in beside}) > 1:
+        mean += f" on the {beside[0].pair.kind} that each pair shares"
     if len(level) == 1:
         return f"{leader} has the {mean}"
     return f"{listed(level) if len(level) < 5 else f'{len(level)} losses'} share the {mean}"

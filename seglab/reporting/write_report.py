@@ -47,7 +47,8 @@ def write(roots: Sequence[Path], question: Question, found: Answer, output: str 
     sweep, studies, over = found
     out = Path(output or roots[0] / (question.of_class or ""))  # the report on one class does not replace that on all
     new = len(sweep.used) > 0 or not (out / "report.html").exists()
-    require(new, "report", f"a run to compare before {out / 'report.html'} is replaced", f"none ({sweep.reasons})")
+    remedy = f"{out / 'report.html'} is not replaced"
+    require(new, "report", "a run to compare", f"none ({sweep.reasons})", remedy)
     (out / "figures").mkdir(parents=True, exist_ok=True)
     keys = file_keys(study.title for study in studies)
     prefixes = [f"{key}_" if len(keys) > 1 else "" for key in keys]

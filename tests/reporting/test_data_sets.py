@@ -55,7 +55,7 @@ def test_a_data_set_without_the_baseline_has_no_verdict_and_is_left_out_of_the_o
         change(write_run(roots[1], FakeLoss("focal"), seed, 11, extra=options), data={"fingerprint": "1abcde"})
     over = answer(roots, Question(against="focal"))[2]
     assert [study.title for study in over.studies] == ["synthetic scene=disc", "synthetic scene=organ"]
-    assert over.headline.startswith("Over 2 data sets: Beside focal: ")
+    assert over.headline.startswith("Over 2 data sets: Compared with focal: ")
     assert over.headline.endswith("synthetic scene=lesions is left out, since it has no run of focal.")
     with pytest.raises(ContractError, match="report: against: expected one of bce, dice, focal, got fokal"):
         answer(roots, Question(against="fokal"))
@@ -67,7 +67,7 @@ def test_other_targets_of_the_same_images_are_no_data_sets_of_their_own(roots):
         change(folder, config=config | {"dataset": config["dataset"] | {"root": "disc"}})
     over = answer(roots, Question())[2]
     assert [study.title for study in over.studies] == ["synthetic scene=disc", "synthetic scene=organ"]
-    said = "synthetic scene=lesions has test images of synthetic scene=disc and is left out."
+    said = "synthetic scene=lesions is left out, since it shares test images with synthetic scene=disc."
     assert over.headline.endswith(said)
     assert answer([roots[0], roots[2]], Question())[2] is None
 

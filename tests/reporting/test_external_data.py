@@ -95,6 +95,6 @@ def test_the_words_report_what_is_not_as_in_the_run():
     config = {"dataset": {"_target_": "a", "target": "disc", "size": 64, "root": "here"}}
     facts = {"split": "test", "scale": "run", "data": {"images": 5}, "seen_in_training": 3}
     facts["dataset"] = {"_target_": "a", "target": "cup", "size": 64}
-    expected = "5 images (test), scaled as the runs' own test images, target=cup, 3 of them trained on"
+    expected = "5 images (test), scaled like the runs' own test images, target=cup, 3 of them used in training"
     assert external_data.words(facts, config) == expected
     assert external_data.words(facts | {"own": True}, config) == f"The runs' own {expected}"

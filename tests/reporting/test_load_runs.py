@@ -74,11 +74,11 @@ RUN, IMAGES = "run.json", "per_image.csv"
         (RUN, '{"name": "truncated', "run.json cannot be read"),
         (RUN, "[1, 2]", "run.json is not that of a training run"),
         (RUN, '{"config": [1]}', "run.json is not that of a training run"),
-        (IMAGES, None, "per_image.csv cannot be read"),
+        (IMAGES, None, "per_image.csv cannot be read: No such file or directory"),
         (IMAGES, "", "per_image.csv cannot be read"),
-        (IMAGES, "a,b\n1,2\n", "per_image.csv cannot be read: no class, foreground"),
-        (IMAGES, "id,group,foreground,iou\n", "per_image.csv cannot be read: no class, fp"),
-        (IMAGES, HALF, "per_image.csv cannot be read: no fp, tp"),
+        (IMAGES, "a,b\n1,2\n", "per_image.csv cannot be read: no column class, foreground"),
+        (IMAGES, "id,group,foreground,iou\n", "per_image.csv cannot be read: no column class, fp"),
+        (IMAGES, HALF, "per_image.csv cannot be read: no column fp, tp"),
     ],
 )
 def test_what_failed_or_is_damaged_or_foreign_is_a_problem_of_its_run_only(own, file, content, problem):
@@ -176,7 +176,7 @@ def test_of_the_same_experiment_twice_the_last_counts(tmp_path):
     assert sweep.runs["problem"].tolist()[1] == told.format("equal")
     change(old, files={})
     (old / "per_image.csv").write_text((old / "per_image.csv").read_text().replace("0.", "0.0"))
-    assert collect([tmp_path]).runs["problem"].tolist()[1] == told.format("other")
+    assert collect([tmp_path]).runs["problem"].tolist()[1] == told.format("different")
 
 
 def test_runs_on_different_data_are_never_in_one_benchmark(tmp_path):

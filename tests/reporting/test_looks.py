@@ -40,10 +40,10 @@ def test_a_look_at_other_runs_is_a_new_one_and_at_the_same_runs_the_old_one():
 
 def test_runs_that_are_gone_or_changed_since_a_look_are_named():
     assert look(taken(RUNS), RUNS | {"bce_s3": "c"}).changed == ""
-    assert look(taken(RUNS), {"bce_s1": "a"}).changed == "bce_s2 of look 1 is gone."
-    assert look(taken(RUNS), RUNS | {"bce_s2": "other"}).changed == "bce_s2 has other values than at look 1."
+    assert look(taken(RUNS), {"bce_s1": "a"}).changed == "bce_s2 of look 1 is missing."
+    assert look(taken(RUNS), RUNS | {"bce_s2": "other"}).changed == "bce_s2 has different scores than at look 1."
     many = {f"run{k}": "x" for k in range(9)}
-    assert look(taken(many), {}).changed.endswith("run2 of look 1 is gone; and 6 more.")
+    assert look(taken(many), {}).changed.endswith("run2 of look 1 is missing; and 6 more.")
 
 
 def test_another_question_than_the_first_is_exploratory_and_costs_nothing():
@@ -81,7 +81,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch, 
 
     monkeypatch.setattr("seglab.reporting.looks.write_json", refuse)
     remember([tmp_path], "ships", look([]), "dice is the best.")
-    assert "this look is not remembered, and a later one will not count it (Permission denied)" in caplog.text
+    assert "this look cannot be recorded, so later looks will not count it (Permission denied)" in caplog.text
 
 
 @pytest.mark.parametrize("content", ['{"ships": [', "[1]"])
@@ -99,13 +99,13 @@ def study(folder, **asked):
 def test_a_study_spends_one_look_for_each_set_of_runs(own):
     first, again = study(own), study(own)
     assert (first.look.number, again.look.number) == (1, 1)
-    said = "Look 1 at this study, judged at 3.5 % so that all looks together err in at most 5 %"
+    said = "Look 1 at this study, tested at an error rate of 3.5 % so that all looks together err in at most 5 %"
     assert first.look_words.startswith(said)
     write_run(own, FakeLoss("dice", 1.5), 3)
     write_run(own, FakeLoss("bce", 0.6), 3)
     second = study(own)
     assert (second.look.number, second.look.earlier[0]["said"]) == (2, first.headline)
-    assert study(own, metric="dice").look_words.startswith("Exploratory: the first look at this study asked metric=iou")
+    assert study(own, metric="dice").look_words.startswith("Exploratory: the first look at this study used metric=iou")
     saved = json.loads((own / FILE).read_text())
     assert [len(entry["runs"]) for entry in saved["synthetic 0ad80a"]] == [4, 6]
 
@@ -125,7 +125,7 @@ def test_runs_of_one_name_in_two_folders_are_two_runs(tmp_path):
 def test_an_unfinished_sweep_gets_numbers_and_no_verdict_and_costs_nothing(own, status, asked):
     change(own / "bce_s2", status=status)
     unfinished = study(own, **asked)
-    assert unfinished.headline == "No verdict yet: 1 of 4 runs are not finished (bce_s2)."
+    assert unfinished.headline == "No verdict yet: 1 of 4 runs have not finished (bce_s2)."
     assert len(unfinished.spread) == 2
     assert not (own / FILE).exists()
 

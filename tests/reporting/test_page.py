@@ -63,7 +63,7 @@ def test_the_page_is_balanced_and_its_names_are_escaped(html):
 
 
 def test_the_verdict_comes_first_and_the_rest_in_order(html):
-    order = ["Verdict", "Every metric", "Figures", "The same images", "The losses", "What was compared", "What failed"]
+    order = ["Verdict", "All metrics", "Figures", "The same images", "The losses", "What was compared", "Failed and"]
     places = [html.index(f"<h2>{heading}") for heading in order]
     assert places == sorted(places)
     assert html.index('class="headline"') < places[1]
@@ -74,14 +74,14 @@ def test_the_verdict_comes_first_and_the_rest_in_order(html):
     [
         ("At the threshold tuned on validation", 1),
         ("All 3 pairs in numbers", 2),
-        ("The ranks that each loss may have", 1),
-        ("Look 1 at this study, judged at 3.5 %", 1),
+        ("The possible ranks of each loss", 1),
+        ("Look 1 at this study, tested at an error rate of 3.5 %", 1),
         (">per_image.csv cannot be read", 1),
         ("bce with seed 3", 1),
         ("8 of 9 runs", 1),
         ('alt="errors of dice on image_00', 4),
         ('alt="probability of bce on image_00', 4),
-        ("9 runs on these data took 5 min in all; 1 of them not compared, see below.", 1),
+        ("9 runs on these data took 5 min in total; 1 of them is not compared, see below.", 1),
         ("/checkpoints/best.ckpt</code>", 1),
         ("<math", 3),
     ],
@@ -187,16 +187,16 @@ def test_an_answer_says_which_losses_it_is_not_about(tmp_path):
     write_sweep(tmp_path, [FakeLoss("dice", 2.0), FakeLoss("iou", 1.0)], [3, 4])
     sweep = collect([tmp_path])
     expected = {
-        Question(): "Nothing is said about dice and iou: no seed has their iou and that of bce.",
-        Question(against="iou"): "Nothing is said about bce and focal: no seed has their iou and that of iou.",
+        Question(): "There is no verdict on dice and iou: no seed has iou both for them and for bce.",
+        Question(against="iou"): "There is no verdict on bce and focal: no seed has iou both for them and for iou.",
     }
     for question, words in expected.items():
         assert Study("data", sweep, question).answer.endswith(words)
-    assert "Nothing is said" not in Study("data", sweep, Question(question="pairs")).answer
+    assert "no verdict on" not in Study("data", sweep, Question(question="pairs")).answer
     alone = sweep.runs.assign(used=sweep.runs["label"] != "focal")
     images = sweep.images[sweep.images["label"] != "focal"]
     best_without_a_pair = Study("data", Sweep(alone, images), Question())
-    assert best_without_a_pair.answer.endswith("Nothing is said about bce: no seed has its iou and that of dice.")
+    assert best_without_a_pair.answer.endswith("There is no verdict on bce: no seed has iou both for it and for dice.")
     assert best_without_a_pair.calibration == ""
 
 
@@ -206,26 +206,26 @@ def test_a_report_of_tiles_says_so_and_why_a_metric_of_them_is_undefined(tmp_pat
         pd.read_csv(file).assign(object_dice=np.nan).to_csv(file, index=False)
     sweep = collect([folder])
     study = Study("data", sweep, Question(metric="object_dice"))
-    lacking = "There is nothing to compare: object Dice is undefined in all test images of bce, dice: tiles cut "
+    lacking = "There is nothing to compare: object Dice is undefined in all test images for bce, dice: tiles cut "
     assert study.answer.startswith(lacking)
-    tiles = "Scores are of tiles without overlap, added for each image"
+    tiles = "Scores were computed on tiles without overlap and summed for each image"
     assert tiles in markdown([study], sweep.runs)
     html = page("x", [study], [{}], sweep.runs, "")
     assert tiles in html
-    assert "the tile with most foreground, above the score of the whole image" in html
+    assert "each picture is the tile with the most foreground, each score that of the whole image" in html
     for file in folder.glob("dice*"):
         change(file, scale="native")  # as in newer runs on patches
     parts = [(name, Study(name, runs, Question()).tiles) for name, runs in collect([folder]).benchmarks()]
     assert [(name.split()[-1], bool(said)) for name, said in parts] == [("scale=run", True), ("scale=native", False)]
     empty = Study("data", sweep, Question(metric="recall", images="empty"))
-    assert empty.answer.endswith("recall is undefined in the empty test images of bce, dice.")
+    assert empty.answer.endswith("recall is undefined in the empty test images for bce, dice.")
 
 
 def test_the_page_says_the_confidence_and_the_rule_that_were_asked_for(own):
     study = Study("data", collect([own]), Question(confidence=0.9, rule="scaled"))
     html = page("x", [study], [{"forest": '<svg width="9pt" height="9pt"/>'}], study.sweep.runs, "")
     assert "in at least 90 % of studies" in html
-    assert "The question: IoU with rule=scaled per image" in html
+    assert "The verdict is about IoU with rule=scaled per image" in html
 
 
 def test_the_first_picture_has_foreground_where_some_have(own):
@@ -273,8 +273,8 @@ def test_the_headline_says_where_a_difference_is_one_of_calibration(own):
     gap, left = (each.means["dice"] - each.means["bce"] for each in (found, found.tuned))
     assert left < -0.01
     assert found.headline == (
-        f"{study.answer} Mostly calibration: of {gap:.3f} between dice and bce at the fixed threshold, "
-        f"bce is ahead by {-left:.3f} at thresholds tuned on validation."
+        f"{study.answer} Mostly calibration: dice is ahead of bce by {gap:.3f} at the fixed threshold, "
+        f"but bce is ahead by {-left:.3f} at thresholds tuned on validation."
     )
 
 
@@ -291,7 +291,7 @@ def test_a_difference_that_may_be_noise_is_not_called_one_of_calibration(tmp_pat
     assert found.calibration == ""
 
 
-def test_the_tables_say_the_threshold_of_the_runs_or_that_it_is_the_likeliest_class(own):
+def test_the_tables_say_the_threshold_of_the_runs_or_that_it_is_the_most_probable_class(own):
     drawn = dict.fromkeys(["precision_recall", "reliability"], '<svg width="9pt" height="9pt"/>')
 
     def heading():
@@ -312,9 +312,9 @@ def test_the_tables_say_the_threshold_of_the_runs_or_that_it_is_the_likeliest_cl
             (run / name).unlink()
         change(run, data=known["data"] | {"task": {"kind": "multiclass", "classes": ["other", "cell"]}})
         pd.read_csv(run / "per_image.csv").assign(**{"class": "cell"}).to_csv(run / "per_image.csv", index=False)
-    assert heading() == "the likeliest class"
+    assert heading() == "the most probable class"
     (sweep,) = (sweep for _, sweep in collect([own]).benchmarks())
-    said = "No verdict: classes that exclude each other have no rule but fixed, got tuned."
+    said = "No verdict: mutually exclusive classes have only the rule fixed, got tuned."
     assert Study("data", sweep, Question(rule="tuned")).headline == said
 
 
@@ -345,8 +345,8 @@ def test_a_missing_fold_is_missed(tmp_path):
         write_run(tmp_path / str(fold), FakeLoss(name), 1, extra={"dataset": {"folds": 2, "fold": fold}})
     study = Study("data", collect([tmp_path]), Question())
     shown = page("x", [study], [{}], study.sweep.runs, "")
-    assert "Missing, though other losses have them: dice with seed 1, fold 1." in shown
-    assert "standard deviation over seeds and folds" in shown
+    assert "Missing, although other losses have such runs: dice with seed 1, fold 1." in shown
+    assert "Mean ± standard deviation over runs (one per seed and fold)." in shown
     compared = report_sections.compared(study.sweep.used)
     assert compared["images of fold 0"]  # of one run, as the images of folds differ
     assert compared["settings"].endswith("folds 2")
@@ -362,14 +362,14 @@ def test_runs_that_find_nothing_are_reported_beside_the_verdict(own):
     rows = rows.assign(tp=0, fp=0, iou=1.0 * (rows["foreground"] == 0), hd95=np.nan)
     rows.to_csv(own / "dice_s2" / "per_image.csv", index=False)
     study = asked()
-    assert study.blind == "Nothing is predicted by 1 of 2 runs of dice, which gives the score of the empty images."
+    assert study.blind == "Nothing is predicted by 1 of 2 runs of dice; the score comes from the empty images alone."
     for other in (Question(metric="hd95"), Question(images="foreground")):  # undefined, and without empty images
         some = replace(study, question=other).blind
         assert some == "Nothing is predicted in any image with foreground by 1 of 2 runs of dice."
     assert study.blind in page("x", [study], [{}], study.sweep.runs, "")
     assert study.blind in markdown([study], study.sweep.runs)
     rows.assign(fp=3 * (rows["foreground"] > 0)).to_csv(own / "dice_s1" / "per_image.csv", index=False)  # all wrong
-    assert asked().blind == f"{study.blind} No pixel of the foreground is right in 1 of 2 runs of dice."
+    assert asked().blind == f"{study.blind} No foreground pixel is predicted correctly by 1 of 2 runs of dice."
 
 
 def test_classes_that_runs_do_not_find_are_reported_beside_the_verdict_of_the_mean(own):
@@ -388,12 +388,12 @@ def test_classes_that_runs_do_not_find_are_reported_beside_the_verdict_of_the_me
             (own / run / name).unlink()
     (study,) = (Study("data", sweep, Question()) for _, sweep in collect([own]).benchmarks())
     assert study.blind == (
-        "No pixel of the foreground is right in 1 of 2 runs of dice. No pixel of the class house is right in 2 of 2 "
-        "runs of bce. No pixel of the class water is right in 1 of 2 runs of bce."
+        "No foreground pixel is predicted correctly by 1 of 2 runs of dice. No pixel of the class house is predicted "
+        "correctly by 2 of 2 runs of bce. No pixel of the class water is predicted correctly by 1 of 2 runs of bce."
     )
     (study,) = (Study("data", sweep, Question(of_class="water")) for _, sweep in collect([own], "water").benchmarks())
     # all classes have the same rows
-    assert study.blind == "No pixel of the foreground is right in 1 of 2 runs of dice."
+    assert study.blind == "No foreground pixel is predicted correctly by 1 of 2 runs of dice."
 
 
 def test_the_page_says_where_the_spread_comes_from(study):

@@ -66,5 +66,5 @@ def test_the_gallery_shows_the_images_of_one_fold_under_every_loss(tmp_path):
     assert which_runs({label: chosen[label] for label in ("bce", "dice")}) == "Seed 1, fold 1"
     assert which_runs(chosen) == "Seed 2, fold 1 (iou); seed 1, fold 1 (bce, dice)"
     assert which_runs(one_run_each(runs, ["dice", "ssim"])) == (
-        "Seed 1, fold 1 (dice); seed 3, fold 2 (ssim); no fold has a run of each loss, so their images differ"
+        "Seed 1, fold 1 (dice); seed 3, fold 2 (ssim); no fold has a run of every loss, so the images differ"
     )

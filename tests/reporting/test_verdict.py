@@ -62,11 +62,11 @@ def test_one_seed_of_one_loss_hides_nothing_of_the_others():
     values[0, 1:] = np.nan
     pairs = compare(a_cube(values))
     found = judge(pairs, question="best")
-    assert headline(found) == "The best may be l1 or l0; another is at least as good as l2."
+    assert headline(found) == "The best may be l1 or l0; another loss is at least as good as l2."
     assert {each.pair.second: each.name for each in found} == {"l0": "one seed", "l2": "not best"}
-    assert headline(judge(pairs)) == "l0 has no verdict beside l1 and l2."
+    assert headline(judge(pairs)) == "l0 has no verdict against l1 and l2."
     assert headline(judge(pairs, question="against", against="l2"), "l2") == (
-        "Beside l2: l1 is better; no verdict on l0."
+        "Compared with l2: l1 is better; no verdict on l0."
     )
 
 
@@ -135,7 +135,7 @@ def test_an_open_question_says_how_many_more_seeds_would_decide_as_a_range():
 def test_a_range_that_begins_with_the_most_seeds_that_are_tried_has_no_end():
     found = judge([like(difference=0.012, spread=4e-4)])[0]
     found.__dict__["more_seeds"] = (50, None)  # where cached_property stores it
-    assert found.words.endswith("; about 50 more seeds or more would probably decide.")
+    assert found.words.endswith("; about 50 or more additional seeds would probably decide.")
 
 
 def test_where_the_test_images_are_the_limit_more_seeds_would_not_decide():
@@ -157,7 +157,7 @@ def test_an_interval_that_is_wide_since_two_losses_share_fewer_seeds_says_so():
 
     def few(question, values):
         judged = judge(compare(a_cube(values)), question=question, delta=0.001)
-        words = "share only 2 seeds, which makes the interval wide: run any that are missing first."
+        words = "share only 2 seeds, which widens the interval: train any missing runs first."
         return {frozenset((found.pair.first, found.pair.second)) for found in judged if words in found.words}
 
     assert few("pairs", values) == {frozenset((loss, "l3")) for loss in ("l0", "l1", "l2")}
@@ -208,10 +208,10 @@ def test_a_loss_that_only_some_candidates_are_ahead_of_is_not_the_best_by_an_unk
     found = judge(pairs, question="best")
     assert [each.kind for each in found] == ["unknown", "not best"]
     assert found[1].low == 0
-    assert headline(found) == "The best may be a or b; another is at least as good as c."
-    assert found[1].words == "c is not the best: another is at least as good (0.018 behind a)."
+    assert headline(found) == "The best may be a or b; another loss is at least as good as c."
+    assert found[1].words == "c is not the best: another loss is at least as good (0.018 behind a)."
     worse = dataclasses.replace(found[1], kind="better", low=0.0004)
-    assert headline([*found, worse]) == "The best may be a or b; another is at least as good as c; c is worse."
+    assert headline([*found, worse]) == "The best may be a or b; another loss is at least as good as c; c is worse."
     assert worse.words == "c is worse than the best (0.018 behind a)."
 
 
@@ -236,7 +236,7 @@ def test_each_loss_beside_a_baseline_needs_fewer_comparisons_than_all_pairs():
     pairs = three(0.9, 0.85, 0.8, 0.75)
     beside = judge(pairs, question="against", against="l2")
     assert [(each.pair.first, each.pair.second) for each in beside] == [("l0", "l2"), ("l1", "l2"), ("l2", "l3")]
-    assert headline(beside, "l2") == "Beside l2: l0 and l1 are better; l3 is worse."
+    assert headline(beside, "l2") == "Compared with l2: l0 and l1 are better; l3 is worse."
     everything = {(e.pair.first, e.pair.second): e for e in judge(pairs, question="pairs")}
     assert all(everything[each.pair.first, each.pair.second].low < each.low for each in beside)
     nothing = judge(pairs, question="against", against="l9")
