@@ -38,7 +38,7 @@ def losses(cfg: DictConfig) -> Sequence[Any]:
     from seglab.benchmarks.losses import measure
 
     settings = cfg.losses
-    remedy = "losses.only=[dice,iou] chooses some"
+    remedy = "losses.only=[dice,iou] selects losses"
     require(OmegaConf.is_dict(settings), "losses", "losses.OPTION=VALUE", f"losses={settings}", remedy)
     gpu = settings.device == "cpu" or torch.cuda.is_available()
     require(gpu, "losses.device", "a GPU", "none here", "use losses.device=cpu")
@@ -50,7 +50,7 @@ def losses(cfg: DictConfig) -> Sequence[Any]:
         frequency = [1 - rare, *[rare / (count - 1)] * (count - 1)]
     known = sorted(file.stem for file in (CONF / "loss").glob("*.yaml"))
     names = settings.only or known
-    require(set(names) <= set(known), "losses.only", f"some of {', '.join(known)}", list(names))
+    require(set(names) <= set(known), "losses.only", f"names among {', '.join(known)}", list(names))
     made = {name: build(OmegaConf.load(CONF / "loss" / f"{name}.yaml")) for name in names}
     fitting = {name: loss.with_task(task) for name, loss in made.items() if kind in loss.tasks}
     fitted = {name: loss.with_class_frequency(frequency) for name, loss in fitting.items()}

@@ -81,7 +81,7 @@ def opened(cfg: DictConfig) -> list[TrainedRun]:
 
 def require_one_class(task: Task) -> None:
     """Raise ContractError unless the task is binary; views show one class against the rest."""
-    remedy = "look at a run on one of them (dataset.target, dataset.mask_value)"
+    remedy = "select one of them by dataset.target or dataset.mask_value"
     require(task.kind == "binary", "surface", "data of one class", ", ".join(task.classes), remedy)
 
 

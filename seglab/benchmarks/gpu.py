@@ -48,9 +48,9 @@ def measure(size: int, base: int, batch_size: int, images: int, steps: int) -> l
         spent["bare loop, the whole step as one CUDA graph"] = bare_graph(base, batch, steps)
     spent["the loss alone"] = loss_alone(batch, device, steps)
     for graph in (False, True) if device.type == "cuda" else (False,):
-        name = f"Trainer, metrics and watch{', cuda_graph' if graph else ''}"
+        name = f"Trainer, metrics and check for finite losses{', cuda_graph' if graph else ''}"
         spent[name] = with_trainer(base, [batch] * steps, device, graph)
-        spent[f"{name}, data too"] = with_trainer(base, data.loader("train"), device, graph)
+        spent[f"{name}, with data loading"] = with_trainer(base, data.loader("train"), device, graph)
     rows = [Row(f"{name}, {kind}", value, value / spent["bare loop"], "bare loop") for name, value in spent.items()]
     return rows + loading(dataset, batch_size, device)
 

@@ -55,9 +55,9 @@ def measure(
             words += [f"dataset.size={size}", f"model.base={base}", f"batch_size={batch_size}", "augment=light"]
             words += [f"trainer.max_epochs={epochs}", f"trainer.precision={precision}", f"study={precision}"]
             ours = seconds([sys.executable, "-m", "seglab.train", "-m", *words], place)
-            beside = f"plain Lightning script, {runs} runs of {epochs} epochs by {len(timed)} of them, {precision}"
+            beside = f"plain Lightning script, {runs} runs of {epochs} epochs, from {len(timed)} of them, {precision}"
             rows += [Row(beside, 1000 * plain, 1.0, beside)]
-            rows += [Row(f"seglab.train -m, the same, {precision}", 1000 * ours, ours / plain, beside)]
+            rows += [Row(f"seglab.train -m, the same runs, {precision}", 1000 * ours, ours / plain, beside)]
     return rows
 
 
@@ -80,8 +80,8 @@ def seconds(command: list[str], folder: Path) -> float:
         environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    said = "".join(done.stderr.splitlines()[-1:])
-    require(done.returncode == 0, "benchmark", f"{' '.join(command[1:4])} to succeed", said)
+    last_line = "".join(done.stderr.splitlines()[-1:])
+    require(done.returncode == 0, "benchmark", f"{' '.join(command[1:4])} to succeed", last_line)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     spent = time.perf_counter() - start if torch.cuda.is_available() else spent

@@ -47,26 +47,26 @@ def view(losses: Mapping[str, Loss], foreground: float, quality: float, size: in
     """
     for name, value in (("foreground", foreground), ("quality", quality)):
         require(0 < value < 1, "curve", f"{name} between 0 and 1", value)
-    require(size >= 8, "curve", "size of at least 8 pixels", size)
-    require(points >= 3, "curve", "points of at least 3", points)
+    require(size >= 8, "curve", "a size of at least 8 pixels", size)
+    require(points >= 3, "curve", "at least 3 points", points)
     fitted = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}  # as in training
     additive = {label: loss for label, loss in fitted.items() if is_additive(loss)}
     tables = {"pixel": pixel_curves(additive, 4 * points)} if additive else {}
     tables["image"] = image_curves(fitted, foreground, quality, size, points)
     styles, sections = line_styles(losses), []
     if additive:
-        caption = "Solid: a foreground pixel. Thin and dotted: a background pixel, where it differs."
+        caption = "Solid lines: a foreground pixel. Thin dotted lines: a background pixel, if it differs."
         others = ", ".join(label for label in losses if label not in additive)
-        without = note(f"{others}: no value of a single pixel; see the next figure.") if others else Markup()
-        sections.append(Section("One pixel", without, draw_pixel(tables["pixel"], styles), "pixel", caption))
+        without = note(f"{others}: not defined for a single pixel; see the next figure.") if others else Markup()
+        sections.append(Section("A single pixel", without, draw_pixel(tables["pixel"], styles), "pixel", caption))
     caption = (
-        f"An image of {size} x {size} pixels with two discs of foreground. Above, all foreground pixels have the "
-        f"probability on the axis, and all background pixels a probability of {quality:g} of being taken for "
-        "background; below, the other way round. The gradient is that of one of the pixels that move, towards the "
-        "truth, times the number of pixels in the image, so that it compares with a single pixel's."
+        f"An image of {size} x {size} pixels with two discs of foreground. Top: all foreground pixels have the "
+        f"probability on the axis, and all background pixels a probability of {quality:g} of being background. Bottom: "
+        "foreground and background exchanged. The gradient is that of one varied pixel, towards its true class, times "
+        "the number of pixels in the image, so that it can be compared with that of a single pixel."
     )
     drawn = draw_image(tables["image"], foreground, quality, styles)
-    sections.append(Section("In an image", figure=drawn, name="image", caption=caption))
+    sections.append(Section("A whole image", figure=drawn, name="image", caption=caption))
     return ViewPage("Loss and gradient: " + ", ".join(losses), sections, tables)
 
 
@@ -164,7 +164,7 @@ def draw_pixel(table: pd.DataFrame, styles: Mapping[Any, dict[str, Any]]) -> Fig
         for axis, (column, words) in zip(axes[2 * row :], columns.items(), strict=False):
             _lines(axis, part, "logit", column, styles)
             axis.axvline(0, color=FAINT, lw=0.6)
-            right = "right →" if side == "foreground" else "← right"
+            right = "correct →" if side == "foreground" else "← correct"
             axis.set(title=f"{words} of a {side} pixel by its logit", xlabel=f"logit z   ({right})", xlim=(-7, 7))
     legend_below(figure, axes[0])
     return figure
@@ -177,13 +177,13 @@ def draw_image(table: pd.DataFrame, foreground: float, quality: float, styles: M
     # positive if gradient descent moves the pixel towards its true class
     gradient = table["by_logit"].where(table["pixel"] == "background", -table["by_logit"])
     table = table.assign(gradient=gradient)
-    columns = {"value": "Loss", "gradient": "Gradient of one of them, N dL/dz"}
+    columns = {"value": "Loss", "gradient": "Gradient of one pixel, N dL/dz"}
     for row, (side, other) in enumerate((SIDES, SIDES[::-1])):
         part = table[table["pixel"] == side]
         for axis, (column, words) in zip(axes[2 * row :], columns.items(), strict=False):
             _lines(axis, part, "p", column, styles)
             axis.set(xlim=(0, 1), xlabel=f"p of the true class, all {side} pixels")
-            axis.set_title(f"{words}; {other} stays at {quality:g}")
+            axis.set_title(f"{words}; {other} at {quality:g}")
     figure.suptitle(f"{100 * foreground:.3g} % foreground", x=0.01, ha="left", fontsize=9, color=FAINT)
     legend_below(figure, axes[0])
     return figure

@@ -60,7 +60,7 @@ def view(
         seed: seed of the random directions.
     """
     require(plane in PLANES, "landscape", f"plane as one of {', '.join(PLANES)}", plane)
-    require(points >= 2, "landscape", "at least 2 points a side", points)
+    require(points >= 2, "landscape", "at least 2 points per axis", points)
     require(span > 0, "landscape", "a span above 0", span)
     same_data(runs)
     foreground = [runs[0].facts["data"]["foreground"]]
@@ -75,7 +75,7 @@ def view(
         surfaces.append(Surface(laid, table.reindex(places).reset_index(), table.iloc[0]))
     count = len({name for batch in batches for name in batch["id"]})
     moves = "" if plane == "random" else "; BatchNorm statistics move with the weights"
-    tiles = ", each by its tiles as in the epochs" if runs[0].config["dataset"]["fit"] == "patch" else ""
+    tiles = ", computed on tiles as during training" if runs[0].config["dataset"]["fit"] == "patch" else ""
     return page(surfaces, f"Means over {count} {split} images{tiles}{moves}.")
 
 
@@ -100,7 +100,8 @@ def lay(runs: list[TrainedRun], plane: str, seed: int) -> list[tuple[Plane, SegM
         return [(random_plane(name, module.model, seed), module, run.autocast) for name, module, run in each]
     for other in runs:
         same = other.config["model"] == run.config["model"]
-        require(same, f"run {other.folder}", f"the model of {run.folder}", "another", "one model, one plane")
+        remedy = "use runs of one model"
+        require(same, f"run {other.folder}", f"the model of {run.folder}", "a different one", remedy)
     if plane == "solutions":
         laid = solution_plane(names, [weights_of(module.model) for module in modules], model, seed)
     else:
@@ -128,7 +129,7 @@ def measure(
     """
     rows, place = {}, torch.cat([batch["index"] for batch in batches]).unique(return_inverse=True)[1]
     metrics = SegmentationMetrics(threshold, empty)
-    for a, b in tqdm(dict.fromkeys(places), f"landscape {plane.title}", unit="place", disable=None):  # each point once
+    for a, b in tqdm(dict.fromkeys(places), f"landscape {plane.title}", unit="point", disable=None):  # each point once
         module.model.load_state_dict(plane.at(a, b), strict=False)  # integer counters are absent
         values = [list[torch.Tensor]() for _ in losses]
         for batch in batches:
@@ -148,13 +149,14 @@ def page(surfaces: Sequence[Surface], words: str) -> ViewPage:
     sections, titles = [], [surface.plane.title for surface in surfaces]
     for surface, title, key in zip(surfaces, titles, file_keys(titles), strict=True):
         caption = (
-            f"Plane: {surface.plane.note}. {words} A loss that spans more than a factor of 20 is logarithmic, and cut "
-            f"at {CUT} times its lowest."
+            f"Plane: {surface.plane.note}. {words} The color scale of a loss that spans more than a factor of 20 is "
+            f"logarithmic and ends at {CUT} times the lowest value."
         )
         sections.append(Section(title, figure=contours(surface), name=f"landscape_{key}", caption=caption))
     lowest = pd.concat([lowest_places(surface) for surface in surfaces], ignore_index=True)
     named = lowest.assign(loss=lowest["plane"] + ": " + lowest["loss"]).drop(columns="plane")
-    where = number_table(named) + note("first and second are places on the plane's axes.")
+    named = named.rename(columns={"IoU there": "IoU at lowest"})
+    where = number_table(named) + note("first and second are coordinates in the plane.")
     sections.append(Section("Where each loss is lowest", where))
     rows = pd.concat([surface.places for surface in surfaces], keys=titles, names=["plane"])
     return ViewPage("Landscapes", sections, {"landscape": rows.reset_index("plane"), "lowest": lowest})
@@ -180,7 +182,7 @@ def contours(surface: Surface) -> Figure:
         grid = surface.places.pivot(index="second", columns="first", values=name)
         values = grid.columns, grid.index, grid
         finite = surface.places[name][np.isfinite(surface.places[name])]  # logits may overflow far from the center
-        require(len(finite) > 0, f"landscape {surface.plane.title}", f"a finite {name}", "none", "take a smaller span")
+        require(len(finite) > 0, f"landscape {surface.plane.title}", f"a finite {name}", "none", "use a smaller span")
         low, high = finite.min(), finite.max()
         log = name != SCORE and 0 < 20 * low < high  # on a linear scale its valley would be invisible
         levels = np.geomspace(low, min(high, CUT * low), 16) if log else np.linspace(low, max(high, low + 1e-6), 16)
@@ -194,7 +196,7 @@ def contours(surface: Surface) -> Figure:
         bar.set_ticks(levels[::3].tolist())
         best = surface.places[name].argmax() if name == SCORE else surface.places[name].argmin()
         mark(axis, surface.plane, surface.places[AXES].iloc[best])
-        axis.set(xlabel="first", ylabel="second", title=name + (", logarithmic" if log else ""))
+        axis.set(xlabel="first", ylabel="second", title=name + (", log scale" if log else ""))
         axis.grid(False)
     across = min(3, len(axes))  # panels per row
     legend_below(figure, axes[0], 3 * across, fontsize=6.5)
@@ -211,4 +213,4 @@ def mark(axis: Axes, plane: Plane, best: pd.Series) -> None:
             axis.plot(*path[0], "s", color=color, ms=5)
         else:
             axis.plot(*path[0], "o", color=color, ms=6, markeredgecolor="#ffffff", label=name)
-    axis.plot(*best, "x", color="#d6006c", ms=7, mew=1.8, label="best on the plane")
+    axis.plot(*best, "x", color="#d6006c", ms=7, mew=1.8, label="best point on the plane")

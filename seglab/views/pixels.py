@@ -23,9 +23,9 @@ from seglab.views.view_page import Section, ViewPage
 
 DECADES = 4  # decades of the color scale; smaller gradients have the color of the lowest
 CAPTION = (
-    "Errors and gradients at the snapshots of each run. Errors: true positive white, false positive orange, false"
-    " negative blue. Gradient: the size of the derivative of the run's own loss by the logit of each pixel, times the"
-    " number of pixels that count; one logarithmic scale for all runs, snapshots and images."
+    "Errors and gradients at the snapshots of each run. Errors: true positives white, false positives orange, false"
+    " negatives blue. Gradient: the absolute derivative of the run's own loss with respect to the logit of each pixel,"
+    " times the number of valid pixels. All runs, snapshots and images share one logarithmic scale."
 )
 
 
@@ -53,7 +53,7 @@ def view(runs: list[TrainedRun], images: int | list[str]) -> ViewPage:
     table = pd.DataFrame([found[key].numbers for key in index], index).reset_index()
     figure = draw(shown, list(losses), epochs, found)
     section = Section("Errors and gradients", figure=figure, name="pixels", caption=CAPTION)
-    return ViewPage("Pixels through training", [section], {"pixels": table})
+    return ViewPage("Pixels during training", [section], {"pixels": table})
 
 
 def raw(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
@@ -113,6 +113,6 @@ def draw(
             lower.imshow(cell.gradient, interpolation="nearest", cmap="inferno", norm=norm)
             lower.set_xlabel(f"loss {cell.numbers['loss']:.4g}", fontsize=7, labelpad=1)
     bar = figure.colorbar(ScalarMappable(norm, "inferno"), ax=axes, pad=0.01, shrink=0.6, aspect=30, extend="both")
-    bar.set_label("|gradient by the logit| times pixels", size=8)
+    bar.set_label("|dL/dlogit| times number of pixels", size=8)
     bar.ax.tick_params(labelsize=7)
     return figure

@@ -41,7 +41,7 @@ def same_data(runs: Sequence[TrainedRun]) -> None:
     for run in others:  # on another fold, a run has trained on test images of the first run
         same = run.facts["data"]["fingerprint"] == first.facts["data"]["fingerprint"]
         same &= read_json(run.folder / "split.json") == read_json(first.folder / "split.json")
-        require(same, f"run {run.folder}", f"the data of {first.folder}", "others", "view the two one by one")
+        require(same, f"run {run.folder}", f"the data of {first.folder}", "other data or splits", "view each by itself")
 
 
 def common_snapshots(runs: Sequence[TrainedRun]) -> list[int]:

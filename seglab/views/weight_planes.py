@@ -58,7 +58,7 @@ def random_plane(title: str, model: nn.Module, seed: int) -> Plane:
     """
     rng = torch.Generator().manual_seed(seed)
     first, second = direction(model, rng), direction(model, rng)
-    note = f"random directions normalized filter by filter (seed {seed}); biases and norms do not move"
+    note = f"random directions, normalized filter by filter (seed {seed}); biases and norms are fixed"
     return Plane(title, weights_of(model), first, second, note, {"the run": [(0.0, 0.0)]})
 
 
@@ -84,17 +84,17 @@ def solution_plane(names: Sequence[str], solutions: Sequence[Weights], model: nn
     so that distances are true (Garipov et al. 2018, Loss surfaces, mode connectivity, and fast ensembling).
     """
     count = len(solutions)
-    require(count in (2, 3), "landscape", "two or three runs for plane=solutions", count, "take plane=random or path")
+    require(count in (2, 3), "landscape", "two or three runs for plane=solutions", count, "use plane=random or path")
     trained = {name for name, _ in model.named_parameters()}  # normalization statistics are not part of distances
     center = solutions[0]
     first = difference(solutions[1], center)
     other = difference(solutions[2], center) if count == 3 else direction(model, torch.Generator().manual_seed(seed))
     length = dot(first, first, trained)
-    require(length > 0, "landscape", "solutions that differ", "twice the same")
+    require(length > 0, "landscape", "solutions that differ", "identical ones")
     along = dot(other, first, trained) / length
     across = {name: other[name] - along * first[name] for name in other}
     size = (dot(across, across, trained) / length) ** 0.5
-    require(size > 1e-6, "landscape", "three solutions that do not lie on one line", "three that do")
+    require(size > 1e-6, "landscape", "three solutions that do not lie on one line", "collinear ones")
     second = {name: x / size for name, x in across.items()}
     marks = {name: [place] for name, place in zip(names, [(0.0, 0.0), (1.0, 0.0), (along, size)], strict=False)}
     through = ", ".join(names) + ("" if count == 3 else f" and a random direction (seed {seed})")
@@ -114,7 +114,7 @@ def path_plane(paths: Mapping[str, Sequence[Weights]], model: nn.Module) -> Plan
     require(len(flat) > 2 and flat.norm() > 0, "landscape", "at least three snapshots for plane=path", len(flat))
     values, vectors = torch.linalg.eigh(flat @ flat.T)  # snapshots x snapshots, not weights x weights
     strength, mix = values[-2:].flip(0), vectors[:, -2:].flip(1)  # eigh sorts in ascending order
-    require(strength[1] > 1e-9 * strength[0], "landscape", "snapshots that do not lie on one line", "a line")
+    require(strength[1] > 1e-9 * strength[0], "landscape", "snapshots that do not lie on one line", "collinear ones")
     places = mix * strength.sqrt()  # coordinates of each snapshot, as distances in weight space
     reach = places.abs().amax(0)
     first, second = (
@@ -126,7 +126,7 @@ def path_plane(paths: Mapping[str, Sequence[Weights]], model: nn.Module) -> Plan
     percent = 100 * float(strength.sum() / values.clamp(min=0).sum())  # rounding makes some slightly negative
     note = (
         f"the principal plane of the snapshots, which holds {percent:.0f} % of their squared distance from the end; "
-        "each is drawn where it falls on it"
+        "each snapshot is drawn at its projection onto the plane"
     )
     return Plane(" / ".join(paths), center, first, second, note, rows)  # type: ignore[arg-type]
 

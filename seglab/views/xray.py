@@ -74,7 +74,8 @@ def view(
     log.info("data: %d of %d training images; %.3g %% foreground", len(target), count, 100 * foreground)
     tables = measure(losses, predictions, seen, batch, edge) | {"empty": on_empty(losses, target)}
     warned = warnings(tables)
-    log.info("%s", "\n".join(f"! {sentence}" for sentence in warned))
+    for sentence in warned:
+        log.info("! %s", sentence)
     qualities = {name: soft_iou(logits, target, valid) for name, logits in predictions.items()}
     return page(tables, warned, qualities, edge)
 

@@ -15,9 +15,9 @@ FEW_PIXELS, MOST_OF_GRADIENT, WEAK_GRADIENT = 0.02, 0.9, 1e-3
 """Limits for warnings: fractions of the pixels and of the gradient, and a gradient for which cross-entropy has 0.9."""
 
 EMPTY = (
-    "A mask without foreground, on which the model finds nothing (probability 0.02 everywhere), and on which it finds"
-    " an object that is not there (probability 0.9). The gradient is the mean of dL/dlogit over the false-positive"
-    " pixels times the number of pixels: how strongly the loss works against false positives; cross-entropy's is 0.9."
+    "A mask without foreground for which the model predicts nothing (probability 0.02 everywhere), or an object that"
+    " does not exist (probability 0.9). The gradient is the mean of dL/dlogit over the false-positive pixels times the"
+    " number of pixels: how strongly the loss acts against false positives. For cross-entropy it is 0.9."
 )
 
 
@@ -26,22 +26,22 @@ def page(
 ) -> ViewPage:
     """Return the page of an X-ray from the tables that xray.py makes; `qualities` maps stages to soft IoUs."""
     about_regions = (
-        "In each cell the percentage of |dL/dlogit|, summed over all images, that falls on the column's pixels; the"
-        " first row says how many percent of the pixels they are. Blue: more than their number, orange: less."
-        f" The edge is {edge} pixels wide on both sides of the outline; hard pixels have a probability of their true"
-        " class under 0.5, easy ones of at least 0.9; small objects are those up to the median size. Soft IoU of the"
-        f" predictions: {'; '.join(f'{name} {value:.2g}' for name, value in qualities.items())}; but for the untrained"
-        " and the trained they are made from the truth."
+        "Each cell shows the percentage of |dL/dlogit|, summed over all images, in the region of its column; the first"
+        " row shows the percentage of the pixels in that region. Blue: a larger percentage than that of the pixels,"
+        f" orange: a smaller one. The edge is {edge} pixels wide on both sides of the outline. The probability of the"
+        " true class is below 0.5 in hard pixels and at least 0.9 in easy ones; small objects are up to median size."
+        f" Soft IoU of predictions: {'; '.join(f'{name} {value:.2g}' for name, value in qualities.items())}. All except"
+        " the untrained and the trained predictions are simulated from the truth."
     )
     empty, norms, drawn = tables["empty"], tables["norms"], draw_regions(tables["regions"])
     few = norms.pivot(index="loss", columns="stage", values="fraction_for_90_percent")
     few = 100 * few.loc[empty["loss"], norms["stage"].unique()]  # in the requested order, since pivot sorts
-    about_few = note("Percent of the pixels that have 90 % of the gradient, the largest first.")
+    about_few = note("Smallest percentage of the pixels that holds 90 % of the gradient.")
     heads = ["loss", "loss, nothing found", "loss, false positive", "gradient on the false positive"]
     sections = [
         Section("Warnings", bullets(warned) if warned else note("None.")),
         Section("Where the gradient falls", figure=drawn, name="regions", caption=about_regions),
-        Section("How few pixels it falls on", about_few + number_table(few.reset_index(), 2)),
+        Section("Concentration of the gradient", about_few + number_table(few.reset_index(), 2)),
         Section("Empty images", note(EMPTY) + number_table(empty.set_axis(heads, axis=1))),
     ]
     return ViewPage("Gradient X-ray", sections, tables)
@@ -102,7 +102,7 @@ def _on_empty(empty: pd.DataFrame) -> Iterator[str]:
             yield f"{loss}: rewards false positives on empty images"
         if without > max(0.1, 0.5 * abs(value)):
             yield (
-                f"{loss}: costs {without:.2g} on an empty image that is predicted rightly, "
+                f"{loss}: costs {without:.2g} on an empty image that is predicted correctly, "
                 f"and {value:.2g} with a false positive"
             )
 
@@ -110,7 +110,7 @@ def _on_empty(empty: pd.DataFrame) -> Iterator[str]:
 def _few_pixels(norms: pd.DataFrame) -> Iterator[str]:
     for stage, loss, _, norm, fraction in norms.itertuples(index=False):
         if stage in ("half-trained", "trained") and fraction <= FEW_PIXELS:
-            yield f"{loss}, {stage}: 90 % of the gradient on {100 * fraction:.2g} % of the pixels"
+            yield f"{loss}, {stage}: 90 % of the gradient is on {100 * fraction:.2g} % of the pixels"
         if stage in ("half-trained", "trained") and norm == 0:
             yield f"{loss}, {stage}: no gradient at all"
 
@@ -119,17 +119,17 @@ def _regions(regions: pd.DataFrame) -> Iterator[str]:
     untrained = regions[(regions["stage"] == "untrained") & (regions["region"] == "background")]
     blind = untrained.loc[untrained["gradient"] > MOST_OF_GRADIENT, "loss"]
     if len(blind):
-        yield f"untrained: over {100 * MOST_OF_GRADIENT:g} % of the gradient on the background ({', '.join(blind)})"
+        yield f"untrained: over {100 * MOST_OF_GRADIENT:g} % of the gradient is on the background ({', '.join(blind)})"
     half_trained = regions[regions["stage"] == "half-trained"].set_index("region")
     for loss, part in half_trained.groupby("loss", sort=False):
         gradient, pixels = part["gradient"], part["pixels"]
         if gradient["hard"] < pixels["hard"]:
             yield (
-                f"{loss}, half-trained: wrong pixels have less of the gradient than others "
+                f"{loss}, half-trained: misclassified pixels have smaller gradients than others "
                 f"({100 * gradient['hard']:.2g} % of the gradient, {100 * pixels['hard']:.2g} % of the pixels)"
             )
         small, large = (gradient[key] / pixels[key] if pixels[key] else 0 for key in ("small objects", "large objects"))
         if min(small, large) > 0 and max(small / large, large / small) > 3:
             more, less = ("small", "large") if small > large else ("large", "small")
             times = max(small / large, large / small)
-            yield f"{loss}, half-trained: a pixel of {more} objects has {times:.2g} times the gradient of {less} ones"
+            yield f"{loss}, half-trained: pixels of {more} objects have {times:.2g} times the gradient of {less} ones"

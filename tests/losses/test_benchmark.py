@@ -34,7 +34,7 @@ def test_every_loss_gets_a_row(make):
 def test_what_cannot_be_measured_is_one_sentence(configure, tmp_path):
     with pytest.raises(ContractError, match=r"losses: expected losses.OPTION=VALUE, got losses=x; losses.only="):
         benchmark(configure("benchmark", "what=losses", "losses=x"), tmp_path)
-    for names, expected in (("dyce", "some of .*, dice, .*, got .'dyce'"), ("lovasz_softmax", "a loss for binary")):
+    for names, expected in (("dyce", "names among .*, dice, .*, got .'dyce'"), ("lovasz_softmax", "a loss for binary")):
         with pytest.raises(ContractError, match=f"losses.only: expected {expected}"):
             benchmark(configure("benchmark", f"losses.only=[{names}]", "losses.threads=1"), tmp_path)
     with pytest.raises(ContractError, match=r"benchmark: expected .* to succeed, got ZeroDivisionError"):

@@ -76,7 +76,7 @@ def test_a_view_has_a_figure_and_a_table_for_each_thing_it_shows_and_one_color_f
     assert [part.name for part in page.sections] == list(page.tables) == ["pixel", "image"]
     assert list(page.tables["pixel"]["loss"].unique()) == ["bce", "focal"]
     assert list(page.tables["image"]["loss"].unique()) == ["bce", "dice", "focal", "boundary"]
-    assert "dice, boundary: no value of a single pixel" in page.sections[0].content
+    assert "dice, boundary: not defined for a single pixel" in page.sections[0].content
     pixel, image = (section.figure.axes[0].lines for section in page.sections)
     colors = {line.get_label(): line.get_color() for line in image}
     assert {line.get_label(): line.get_color() for line in pixel} == {name: colors[name] for name in ("bce", "focal")}

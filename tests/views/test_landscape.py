@@ -108,7 +108,7 @@ def square(title, **columns):
 def test_a_loss_that_overflows_far_out_is_drawn_where_it_is_finite(lowest):
     figure = contours(square("p", a=[lowest, 1, 2, 3, 4, 5, float("nan"), 7, float("inf")], IoU=0.5))
     assert figure.axes[0].get_title(loc="left") == "a"
-    with pytest.raises(ContractError, match="landscape p: expected a finite a, got none; take a smaller"):
+    with pytest.raises(ContractError, match="landscape p: expected a finite a, got none; use a smaller"):
         contours(square("p", a=float("nan"), IoU=0.5))
 
 

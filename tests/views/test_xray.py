@@ -125,8 +125,8 @@ def test_what_is_planted_is_warned_of():
     predictions = {"untrained": torch.full((2, 1, 16, 16), 0.0), "half-trained": sure}
     found = " | ".join(warnings(measure(losses, predictions, batch(), 2, 1) | {"empty": on_empty(losses, target)}))
     assert "skip: no gradient against false positives on empty images (0; bce has 0.9)" in found
-    assert "dice: costs 1 on an empty image that is predicted rightly" in found
-    assert "focal, half-trained: 90 % of the gradient on 0.2 % of the pixels" in found
+    assert "dice: costs 1 on an empty image that is predicted correctly" in found
+    assert "focal, half-trained: 90 % of the gradient is on 0.2 % of the pixels" in found
     assert "skip, half-trained: 90 %" not in found
 
 
