@@ -131,6 +131,14 @@ def test_what_is_planted_is_warned_of():
 
 
 @pytest.mark.slow
+def test_an_xray_without_a_warning_logs_no_empty_line(caplog):
+    with caplog.at_level("INFO"):
+        page = view({"dice": Dice()}, Synthetic(size=32, train=4, val=2, test=2), fresh(), 4, 2, 2, None, 1)
+    assert "None." in page.sections[0].content
+    assert [record.getMessage()[:5] for record in caplog.records] == ["data:"]
+
+
+@pytest.mark.slow
 def test_the_view_makes_its_tables_and_figures_without_a_trace_of_training():
     losses = {"bce": BCE(), "focal gamma=5": Focal(gamma=5.0)}
     module = fresh()
