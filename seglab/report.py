@@ -23,11 +23,11 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     from seglab.reporting.study import Question
     from seglab.reporting.write_report import answer, write
 
-    asked = {name: cfg[name] for name in Question().asked}
-    question = Question(of_class=asked.pop("class"), **asked)
-    found = answer(roots, question)
-    sweep, studies, overall = found
-    written = write(roots, question, found, cfg.output)
+    options = {name: cfg[name] for name in Question().asked}
+    question = Question(of_class=options.pop("class"), **options)
+    result = answer(roots, question)
+    sweep, studies, overall = result
+    file = write(roots, question, result, cfg.output)
     unused = sweep.runs[sweep.runs["status"].isin(["finished", "unreadable"]) & ~sweep.runs["used"]]
     for problem, names in unused.groupby("problem", sort=False)["name"]:
         log.warning("%s left out: %s", f"{names.iloc[0]} is" if len(names) == 1 else f"{len(names)} runs are", problem)
@@ -37,9 +37,9 @@ def report(cfg: DictConfig, folder: Path) -> Path:
             log.info("%s", sentence)
     if cfg.push:
         mirror(sweep.runs["folder"], cfg.push)
-    why = "" if len(sweep.used) else f" ({sweep.reasons})"
-    log.info("%d of %d runs compared%s: %s", len(sweep.used), len(sweep.runs), why, written)
-    return written
+    reasons = "" if len(sweep.used) else f" ({sweep.reasons})"
+    log.info("%d of %d runs compared%s: %s", len(sweep.used), len(sweep.runs), reasons, file)
+    return file
 
 
 def mirror(folders: Iterable[Path], tracker: str) -> None:
@@ -49,18 +49,18 @@ def mirror(folders: Iterable[Path], tracker: str) -> None:
 
     for folder in folders:
         node = {"study": folder.parent.name, "folder": str(folder), "logger": inner("logger", tracker)}
-        made = build(OmegaConf.create(node).logger)
-        require(isinstance(made, Tracker), "push", "wandb, mlflow, trackio or tensorboard", tracker)
-        push(made, folder)
+        destination = build(OmegaConf.create(node).logger)
+        require(isinstance(destination, Tracker), "push", "wandb, mlflow, trackio or tensorboard", tracker)
+        push(destination, folder)
 
 
 def with_roots(arguments: Sequence[str]) -> list[str]:
     """Collect folders given without a key into one override `roots=[...]`; everything else is left to Hydra."""
-    bare, rest = list[str](), list[str]()
-    for before, word in zip(["", *arguments], arguments, strict=False):
+    folders, rest = list[str](), list[str]()
+    for previous, word in zip(["", *arguments], arguments, strict=False):
         named = not word or word[0] in "-+~" or ("=" in word and not Path(word).is_dir())
-        (rest if named or before.startswith("-") else bare).append(word)  # the word after a flag is its value
-    return [*rest, f"roots={json.dumps(bare, ensure_ascii=False)}"] if bare else rest  # Hydra does not decode \u00fc
+        (rest if named or previous.startswith("-") else folders).append(word)  # the word after a flag is its value
+    return [*rest, f"roots={json.dumps(folders, ensure_ascii=False)}"] if folders else rest  # Hydra does not decode \u
 
 
 def main() -> None:

@@ -31,17 +31,18 @@ def rows_per_image(table: pd.DataFrame, task: Task, name: str | None = None) -> 
     was found. The table may contain several runs, told apart by a column `run`.
     """
     chosen = [task.classes[k] for k in chosen_classes(task, name)]
-    written = {*chosen, *map(cell, chosen)}  # csv_text writes a class named "-a" as "'-a"
-    rows = table[table["class"].isin(written)].drop(columns="class").reset_index(drop=True)
-    found = (rows["tp"] + rows["fp"]) / rows["foreground"].where(rows["foreground"] > 0)
-    rows["found/area_error"], rows["found/nothing"] = found - 1, (found == 0).astype(float).where(found.notna())
+    names = {*chosen, *map(cell, chosen)}  # csv_text writes a class named "-a" as "'-a"
+    rows = table[table["class"].isin(names)].drop(columns="class").reset_index(drop=True)
+    area_ratio = (rows["tp"] + rows["fp"]) / rows["foreground"].where(rows["foreground"] > 0)
+    rows["found/area_error"] = area_ratio - 1
+    rows["found/nothing"] = (area_ratio == 0).astype(float).where(area_ratio.notna())
     if len(chosen) == 1:
         return rows
     distances = DISTANCES & {*rows}
     for key in distances:
         rows[f"no {key}"] = rows[key].isna() & (rows["foreground"] > 0)
-    by = [key for key in ("run", "id", "group") if key in rows]
-    means = rows.groupby(by, sort=False, as_index=False, dropna=False).mean(numeric_only=True)  # keeps missing groups
+    keys = [key for key in ("run", "id", "group") if key in rows]
+    means = rows.groupby(keys, sort=False, as_index=False, dropna=False).mean(numeric_only=True)  # keeps missing groups
     for key in distances:
         means.loc[means.pop(f"no {key}") > 0, key] = np.nan
     return means
@@ -54,14 +55,14 @@ def tuned_threshold(table: np.ndarray, task: Task, empty: str) -> Any:
     """
     if task.kind == "multiclass":
         return None
-    found = {name: best_threshold(table[:, k], empty=empty) for k, name in enumerate(task.classes)}
-    return found if task.channels > 1 else found[task.classes[0]]
+    thresholds = {name: best_threshold(table[:, k], empty=empty) for k, name in enumerate(task.classes)}
+    return thresholds if task.channels > 1 else thresholds[task.classes[0]]
 
 
 def threshold_of(tuned: Any, name: str) -> float:
     """Return the tuned threshold of one class, or NaN if there is none."""
-    one = tuned.get(name) if isinstance(tuned, Mapping) else tuned
-    return float("nan") if one is None else float(one)
+    value = tuned.get(name) if isinstance(tuned, Mapping) else tuned
+    return float("nan") if value is None else float(value)
 
 
 def chosen_classes(task: Task, name: str | None = None) -> list[int]:
@@ -74,5 +75,5 @@ def metrics_of(metrics: Mapping[str, float], name: str | None) -> dict[str, floa
     """Return the metrics of one class without its name in the keys, for example `test/iou` for `test/iou/cup`."""
     if name is None:
         return dict(metrics)
-    own = {key.removesuffix(f"/{name}"): value for key, value in metrics.items() if key.endswith(f"/{name}")}
-    return own or dict(metrics)  # with a single class, keys do not contain its name
+    of_class = {key.removesuffix(f"/{name}"): value for key, value in metrics.items() if key.endswith(f"/{name}")}
+    return of_class or dict(metrics)  # with a single class, keys do not contain its name

@@ -53,29 +53,29 @@ class Cube(NamedTuple):
     def balanced(self, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the values on the seeds and images that these losses share, and a mask (images,) of these images."""
         values = self.of(labels).values
-        there = np.isfinite(values)
-        seeds = there.any(axis=2).all(axis=0)
-        images = there[:, seeds].all(axis=(0, 1)) & seeds.any()  # all() over zero seeds is True
+        defined = np.isfinite(values)
+        seeds = defined.any(axis=2).all(axis=0)
+        images = defined[:, seeds].all(axis=(0, 1)) & seeds.any()  # all() over zero seeds is True
         return values[:, seeds][:, :, images], images
 
 
 def finite_mean(values: np.ndarray) -> float:
     """Return the mean of the finite values, or NaN if there are none."""
-    seen = values[np.isfinite(values)]
-    return float(seen.mean()) if seen.size else np.nan
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else np.nan
 
 
 def cube(images: pd.DataFrame, metric: str, of_folds: int = 1) -> Cube:
     """Arrange the per-image rows of a sweep (label, seed, fold, id, group, metric) as losses x seeds x images."""
-    known = sorted(set(map(str, images)) - META - NO_SCORES)
-    require(metric in known, "report: metric", f"a score of per_image.csv, one of {', '.join(known)}", metric)
+    scores = sorted(set(map(str, images)) - META - NO_SCORES)
+    require(metric in scores, "report: metric", f"a score of per_image.csv, one of {', '.join(scores)}", metric)
     # a loss tested both on folds and on all images gets no verdict, but it still appears in tables
     rows = images.drop_duplicates(["label", "seed", "id"], keep="last")
     wide = rows.pivot(index=["label", "seed"], columns="id", values=metric)
     labels, seeds = list(wide.index.unique("label")), sorted(map(int, rows["seed"].unique()))
-    full = wide.reindex(pd.MultiIndex.from_product([labels, seeds]))
-    of_id = rows.drop_duplicates("id").set_index("id").reindex(wide.columns)
-    group = of_id["group"].fillna(wide.columns.to_series()).astype(str)  # an image without a group forms its own group
-    values = full.to_numpy(float).reshape(len(labels), len(seeds), -1)
-    fold = of_id["fold"].to_numpy() if of_folds > 1 else None
+    complete = wide.reindex(pd.MultiIndex.from_product([labels, seeds]))
+    by_id = rows.drop_duplicates("id").set_index("id").reindex(wide.columns)
+    group = by_id["group"].fillna(wide.columns.to_series()).astype(str)  # an image without a group forms its own group
+    values = complete.to_numpy(float).reshape(len(labels), len(seeds), -1)
+    fold = by_id["fold"].to_numpy() if of_folds > 1 else None
     return Cube(labels, seeds, list(map(str, wide.columns)), group.to_numpy(), values, fold, of_folds)

@@ -70,8 +70,8 @@ class DataSets(Study):
     @property
     def table(self) -> pd.DataFrame:
         """The mean metric of each loss (rows) on each data set, and the mean over data sets that have all losses."""
-        found = pd.DataFrame({study.title: study.means for study in self.studies}).reindex(self.labels)
-        return found.assign(mean=found.dropna(axis=1).mean(axis=1))
+        means = pd.DataFrame({study.title: study.means for study in self.studies}).reindex(self.labels)
+        return means.assign(mean=means.dropna(axis=1).mean(axis=1))
 
     def figures(self) -> dict[str, Figure]:
         return {"forest": report_figures.forest(self.named, self.question.metric)} if self.verdicts else {}
@@ -83,23 +83,23 @@ def together(roots: Sequence[Path], sweep: Sweep, studies: Sequence[Study]) -> D
     Different targets on the same images are not separate data sets: only the first by title is used. A data set
     without a verdict is left out, but an unfinished one postpones the verdict over all.
     """
-    losses, able, left_out = _shared(studies), list[Study](), ""
+    losses, included, left_out = _shared(studies), list[Study](), ""
     for study in sorted(studies, key=lambda study: study.title):  # independent of the order of the folders
         if study.question.against not in {None, *study.labels}:
             left_out += f" {study.title} is left out, since it has no run of {study.question.against}."
         elif study.no_verdict and not study.sweep.waiting:
             left_out += f" {study.title} is left out, since its runs were tested on different images."
         elif len(losses & set(study.labels)) > 1:
-            same = [other.title for other in able if _same_images(study, other)]
-            if same:
-                left_out += f" {study.title} is left out, since it shares test images with {same[0]}."
+            overlapping = [other.title for other in included if _same_images(study, other)]
+            if overlapping:
+                left_out += f" {study.title} is left out, since it shares test images with {overlapping[0]}."
             else:
-                able.append(study)
-    if len(able) < 2:
+                included.append(study)
+    if len(included) < 2:
         return None
-    found = DataSets(NAME, sweep, able[0].question, known_looks(roots, NAME), able, left_out.strip())
-    found.remember(roots)  # recorded before anyone can read the answer
-    return found
+    overall = DataSets(NAME, sweep, included[0].question, known_looks(roots, NAME), included, left_out.strip())
+    overall.remember(roots)  # recorded before anyone can read the answer
+    return overall
 
 
 def _shared(studies: Sequence[Study]) -> set[str]:
@@ -108,11 +108,11 @@ def _shared(studies: Sequence[Study]) -> set[str]:
     return {label for label, count in counts.items() if count > 1}
 
 
-def _same_images(one: Study, other: Study) -> bool:
+def _same_images(study: Study, other: Study) -> bool:
     """Whether two studies of the same data source share any test image, judged by image id."""
-    first, second = one.sweep.used.iloc[0], other.sweep.used.iloc[0]
-    ours, theirs = first["config"].get("dataset") or {}, second["config"].get("dataset") or {}
-    source = first["dataset"] == second["dataset"] and all(
-        ours.get(key) == theirs.get(key) for key in ("root", "images")
+    first_run, second_run = study.sweep.used.iloc[0], other.sweep.used.iloc[0]
+    options, other_options = first_run["config"].get("dataset") or {}, second_run["config"].get("dataset") or {}
+    same_source = first_run["dataset"] == second_run["dataset"] and all(
+        options.get(key) == other_options.get(key) for key in ("root", "images")
     )
-    return source and not set(one.data.ids).isdisjoint(other.data.ids)
+    return same_source and not set(study.data.ids).isdisjoint(other.data.ids)

@@ -27,9 +27,9 @@ def outer_means(table: NDArray, foreground_confidence: NDArray, background_confi
     width = 1 / 256
     low = (1 - background_confidence) * background.sum(1) - background[:, 1:] @ MIDDLES[1:]
     high = (1 - foreground_confidence) * foreground.sum(1) - foreground[:, :-1] @ (1 - MIDDLES[:-1])
-    known = ratio(np.stack([low, high], 1), np.stack([background[:, 0], foreground[:, -1]], 1))
-    off = np.where(np.isfinite(known), known.clip(1e-7, width), width / 2)  # 0 and 1 have no finite logit
-    return np.stack([off[:, 0], 1 - off[:, 1]], 1)
+    means = ratio(np.stack([low, high], 1), np.stack([background[:, 0], foreground[:, -1]], 1))
+    distance = np.where(np.isfinite(means), means.clip(1e-7, width), width / 2)  # 0 and 1 have no finite logit
+    return np.stack([distance[:, 0], 1 - distance[:, 1]], 1)
 
 
 def scaled(probability: NDArray, temperature: float) -> NDArray:
@@ -107,9 +107,9 @@ def best_expected(
         hits, middle = 2 * hits, size + 1 + total - np.nan_to_num(ratio(squares, hits))
     middle = np.maximum(middle, 1)
     expected = hits / middle * (1 + variance / middle**2)
-    empty_too = log_none[:, 0] + (at_ends * np.log1p(-ends.clip(max=0.999))).sum(1)
-    nothing = np.exp(empty_too) if empty == "correct" else -1.0  # lower than any score
-    return np.where(nothing > expected.max(1), 256, EDGES[expected.argmax(1)])
+    log_empty = log_none[:, 0] + (at_ends * np.log1p(-ends.clip(max=0.999))).sum(1)
+    empty_score = np.exp(log_empty) if empty == "correct" else -1.0  # lower than any score
+    return np.where(empty_score > expected.max(1), 256, EDGES[expected.argmax(1)])
 
 
 def isotonic(table: NDArray) -> NDArray:

@@ -46,28 +46,28 @@ class Errors(NamedTuple):
         """Return the probability that the error exceeds `value` (m,); NaN if the error is unknown."""
         scale = self.seeds.scale + self.images.scale
         value = np.broadcast_to(np.asarray(value, float), scale.shape)
-        found = np.where(np.isnan(scale), np.nan, (1 - np.sign(value)) / 2)  # the answer if the error is always 0
-        some = scale > 0  # False for NaN
-        tail, _ = self.where(some)._tail(np.abs(value[some]))
-        found[some] = np.where(value[some] < 0, 1 - tail, tail)
-        return found
+        probability = np.where(np.isnan(scale), np.nan, (1 - np.sign(value)) / 2)  # the answer if the error is always 0
+        positive = scale > 0  # False for NaN
+        tail, _ = self.where(positive)._tail(np.abs(value[positive]))
+        probability[positive] = np.where(value[positive] < 0, 1 - tail, tail)
+        return probability
 
     def reach(self, level: float) -> NDArray:
         """Return the value (m,) that |error| exceeds with probability `level`; infinite if the error is unknown."""
         scale = self.seeds.scale + self.images.scale
-        found, some = np.where(np.isnan(scale), np.inf, 0.0), self.where(scale > 0)
+        values, positive = np.where(np.isnan(scale), np.inf, 0.0), self.where(scale > 0)
         # exact if one part is 0 or both are normal
-        guess = np.hypot(*(part.scale * special.stdtrit(part.free, level / 2) for part in some))
-        left = np.arange(len(guess))
+        guess = np.hypot(*(part.scale * special.stdtrit(part.free, level / 2) for part in positive))
+        active = np.arange(len(guess))
         for _ in range(50):  # Newton's method on log tail against log value, which bends where one part takes over
-            tail, density = some.where(left)._tail(guess[left])
-            step = np.log(2 * tail / level) * tail / (guess[left] * density)
-            guess[left] *= np.exp(step)
-            left = left[np.abs(step) > 1e-6]  # the remaining error is the square of the step
-            if not left.size:
+            tail, density = positive.where(active)._tail(guess[active])
+            step = np.log(2 * tail / level) * tail / (guess[active] * density)
+            guess[active] *= np.exp(step)
+            active = active[np.abs(step) > 1e-6]  # the remaining error is the square of the step
+            if not active.size:
                 break
-        found[scale > 0] = guess
-        return found
+        values[scale > 0] = guess
+        return values
 
     def where(self, kept: NDArray) -> "Errors":
         return Errors(*(part.where(kept) for part in self))
@@ -75,15 +75,15 @@ class Errors(NamedTuple):
     def _tail(self, value: NDArray) -> tuple[NDArray, NDArray]:
         """Return the probability of a larger error and the density, both (m,), at values >= 0."""
         seeds, images = self
-        first = seeds.scale > images.scale
-        large = Student(np.where(first, seeds.scale, images.scale), np.where(first, seeds.free, images.free))
+        seeds_lead = seeds.scale > images.scale
+        large = Student(np.where(seeds_lead, seeds.scale, images.scale), np.where(seeds_lead, seeds.free, images.free))
         tail, density = large.above(value), large.density(value)
-        two = np.minimum(seeds.scale, images.scale) > NEGLIGIBLE * large.scale
-        if two.any():
-            one, other, value = seeds.where(two), images.where(two), value[two]
-            parts = [_below_half(one, other, value), _below_half(other, one, value)]
-            tail[two], density[two] = np.sum(parts, axis=0)
-            tail[two] += one.above(value / 2) * other.above(value / 2)
+        both = np.minimum(seeds.scale, images.scale) > NEGLIGIBLE * large.scale
+        if both.any():
+            seed_part, image_part, value = seeds.where(both), images.where(both), value[both]
+            parts = [_below_half(seed_part, image_part, value), _below_half(image_part, seed_part, value)]
+            tail[both], density[both] = np.sum(parts, axis=0)
+            tail[both] += seed_part.above(value / 2) * image_part.above(value / 2)
         return tail, density
 
 

@@ -26,10 +26,10 @@ def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
     The metrics are those of the class that the report covers, or means over the scored classes. Evaluations that cannot
     be read, or that were made before the run was retrained, are left out.
     """
-    used = runs[runs["used"]]
-    titles = benchmark_titles(used) if len(used) else {}
+    compared = runs[runs["used"]]
+    titles = benchmark_titles(compared) if len(compared) else {}
     rows = []
-    for _, run in used.iterrows():
+    for _, run in compared.iterrows():
         task, classes = run["task"], run["classes"]
         name = task.classes[classes[0]] if len(classes) == 1 else None
         auto = {key: run["data"][key] for key in ("range", "mean", "std") if key in run["data"]}  # the values of "auto"
@@ -41,28 +41,28 @@ def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
                     row = {"data": file.parent.name, "what": words(facts, config)}
                     row |= {"trained": titles[run["benchmark"]], "in_domain": run.get("test/iou", np.nan)}
                     row |= {"label": run["label"], "seed": run["seed"]}
-                    found = metrics_of(as_numbers(facts["metrics"]), name)
+                    metrics = metrics_of(as_numbers(facts["metrics"]), name)
                     if not name:  # as in the report, undefined for an image in which a class was not found
                         images = rows_per_image(read_rows(file.with_name("per_image.csv")), task)
-                        found["hd95"] = images["hd95"].mean()
-                    if "objects_predicted" in found:
-                        found["found/false_objects"] = found["objects_predicted"] - found["objects_found"]
-                    rows.append(row | {key: found.get(key, np.nan) for key in KEYS})
+                        metrics["hd95"] = images["hd95"].mean()
+                    if "objects_predicted" in metrics:
+                        metrics["found/false_objects"] = metrics["objects_predicted"] - metrics["objects_found"]
+                    rows.append(row | {key: metrics.get(key, np.nan) for key in KEYS})
     return pd.DataFrame(rows, columns=["data", "what", "trained", "label", "seed", "in_domain", *KEYS])
 
 
 def words(facts: dict[str, Any], config: dict[str, Any]) -> str:
     """Describe an evaluation: number of images, split, scale, and any options that differ from the run's config."""
-    now, own = facts["dataset"], config.get("dataset") or {}
+    options, trained_options = facts["dataset"], config.get("dataset") or {}
     native = facts["scale"] == "native"
     scale = "whole images in their own size" if native else "scaled like the runs' own test images"
-    more = [f"{key} {facts[key]}" for key in ("window", "tta") if facts.get(key) not in (None, "none")]
-    if own.get("_target_") == now.get("_target_"):  # options of another class are not comparable
-        more += [f"{key}={value}" for key, value in now.items() if value != own.get(key)]
+    details = [f"{key} {facts[key]}" for key in ("window", "tta") if facts.get(key) not in (None, "none")]
+    if trained_options.get("_target_") == options.get("_target_"):  # options of another class are not comparable
+        details += [f"{key}={value}" for key, value in options.items() if value != trained_options.get(key)]
     if facts.get("seen_in_training"):
-        more.append(f"{facts['seen_in_training']} of them used in training")
-    whose = "The runs' own " if facts.get("own") else ""
-    return ", ".join([f"{whose}{facts['data']['images']} images ({facts['split']})", scale, *more])
+        details.append(f"{facts['seen_in_training']} of them used in training")
+    prefix = "The runs' own " if facts.get("own") else ""
+    return ", ".join([f"{prefix}{facts['data']['images']} images ({facts['split']})", scale, *details])
 
 
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
@@ -73,8 +73,8 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     by = ["data", "trained", "label"]
     grouped = rows.groupby(by, sort=False)
     facts = pd.DataFrame({("seeds", ""): grouped["seed"].nunique(), ("what", ""): grouped["what"].first()})
-    found = pd.concat([facts, metrics_table.over_seeds(rows, ("in_domain", *KEYS), by)], axis=1)
-    return found.sort_index(level="data", sort_remaining=False, kind="stable")
+    combined = pd.concat([facts, metrics_table.over_seeds(rows, ("in_domain", *KEYS), by)], axis=1)
+    return combined.sort_index(level="data", sort_remaining=False, kind="stable")
 
 
 def tables(rows: pd.DataFrame) -> Iterator[tuple[str, str, Markup]]:

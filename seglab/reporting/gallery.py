@@ -9,6 +9,7 @@ import base64
 import io
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,12 @@ SIDE = 176  # pictures are shrunk to this size in pixels, so that a report stays
 
 def read_examples(folder: Path) -> dict[str, tuple[np.ndarray, ...]]:
     """Return a run's kept test images by id: (image, truth, probability, valid or None); empty if it kept none."""
-    kept = read_arrays(folder / "examples.npz")
-    if not {"ids", "images", "truths", "probabilities"} <= set(kept):
+    arrays = read_arrays(folder / "examples.npz")
+    if not {"ids", "images", "truths", "probabilities"} <= set(arrays):
         return {}
-    valid = kept.get("valid", [None] * len(kept["ids"]))
-    columns = kept["images"], kept["truths"], kept["probabilities"].astype(np.float32), valid
-    return dict(zip(map(str, kept["ids"]), zip(*columns, strict=True), strict=True))
+    valid = arrays.get("valid", [None] * len(arrays["ids"]))
+    columns = arrays["images"], arrays["truths"], arrays["probabilities"].astype(np.float32), valid
+    return dict(zip(map(str, arrays["ids"]), zip(*columns, strict=True), strict=True))
 
 
 def pictures_of(run: pd.Series, example: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
@@ -48,10 +49,10 @@ def one_run_each(runs: pd.DataFrame, labels: list[str]) -> dict[str, pd.Series]:
     """
     fold = runs.groupby("fold")["label"].nunique().idxmax()  # idxmax returns the first of equals
     seed = runs[runs["fold"] == fold].groupby("seed")["label"].nunique().idxmax()
-    marked = runs.assign(other_fold=runs["fold"] != fold, other_seed=runs["seed"] != seed)
-    first = marked.sort_values(["other_fold", "other_seed", "fold", "seed"]).groupby("label").head(1)
-    found = {run["label"]: run for _, run in first.iterrows()}
-    return {label: found[label] for label in labels if label in found}
+    ranked = runs.assign(other_fold=runs["fold"] != fold, other_seed=runs["seed"] != seed)
+    first = ranked.sort_values(["other_fold", "other_seed", "fold", "seed"]).groupby("label").head(1)
+    by_label = {run["label"]: run for _, run in first.iterrows()}
+    return {label: by_label[label] for label in labels if label in by_label}
 
 
 def which_runs(chosen: Mapping[str, pd.Series]) -> str:
@@ -59,7 +60,9 @@ def which_runs(chosen: Mapping[str, pd.Series]) -> str:
     labels = defaultdict(list)
     for label, run in chosen.items():
         labels[of_run(run["seed"], run["fold"])].append(label)
-    words = [f"{which} ({', '.join(some)})" for which, some in labels.items()] if len(labels) > 1 else [*labels]
+    words = list(labels)
+    if len(labels) > 1:
+        words = [f"{run} ({', '.join(names)})" for run, names in labels.items()]
     if len({run["fold"] for run in chosen.values()}) > 1:
         words.append("no fold has a run of every loss, so the images differ")
     if any((run["config"].get("dataset") or {}).get("fit") == "patch" for run in chosen.values()):
@@ -72,18 +75,18 @@ def gallery(runs: Mapping[str, pd.Series], images: pd.DataFrame, metric: str) ->
 
     Pictures are data URLs. A cell holds `errors`, `probability` and the `score` of the image in that run.
     """
-    kept = {label: examples for label, run in runs.items() if (examples := read_examples(run["folder"]))}
+    examples = {label: each for label, run in runs.items() if (each := read_examples(run["folder"]))}
     scores = images.set_index(["run", "id"])[metric]
     rows = []
-    for name in dict.fromkeys(name for examples in kept.values() for name in examples):  # images differ between folds
+    for name in dict.fromkeys(chain(*examples.values())):  # images differ between folds
         cells = {}
-        shown = {label: pictures_of(runs[label], some[name]) for label, some in kept.items() if name in some}
-        for label, (_, _, probability, errors) in shown.items():
+        pictures = {label: pictures_of(runs[label], each[name]) for label, each in examples.items() if name in each}
+        for label, (_, _, probability, errors) in pictures.items():
             score = scores.get((runs[label].name, name), np.nan)
             cells[label] = {"errors": picture(errors), "probability": picture(probability), "score": score}
-        image, truth, *_ = next(iter(shown.values()))
+        image, truth, *_ = next(iter(pictures.values()))
         rows.append({"id": name, "image": picture(image), "truth": picture(truth), "cells": cells})
-    return list(kept), rows
+    return list(examples), rows
 
 
 def picture(pixels: np.ndarray) -> str:

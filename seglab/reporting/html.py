@@ -47,8 +47,8 @@ def mean_sd(mean: float, sd: float, runs: str = "", best: bool = False) -> Cell:
     if not np.isfinite(mean):
         return Cell("–")
     digits = decimals(mean, sd) if abs(mean) < 2 else 2
-    rest = [f"±{sd:.{digits}f}"] * bool(np.isfinite(sd)) + [runs] * bool(runs)
-    spread = Markup(' <span class="sd">{}</span>').format(", ".join(rest)) if rest else ""
+    parts = [f"±{sd:.{digits}f}"] * bool(np.isfinite(sd)) + [runs] * bool(runs)
+    spread = Markup(' <span class="sd">{}</span>').format(", ".join(parts)) if parts else ""
     return Cell(Markup("{}{}").format(decimal(mean, digits), spread), mean, "best" if best else "")
 
 
@@ -102,11 +102,11 @@ def formula(latex: str) -> Markup:
     from latex2mathml.converter import convert_to_element
 
     latex = latex.strip().strip("$")
-    spelled = re.sub(r"\\[bB]igg?l?(?=[(\[])", r"\\left", latex)  # browsers do not stretch \Big) below an exponent
-    spelled = re.sub(r"\\[bB]igg?r?(?=[)\]])", r"\\right", spelled)
-    spelled = re.sub(r"\\(log|ln|cosh|min)\b", r"\\,\\\1\\,", spelled)  # nor add space around function names
+    rewritten = re.sub(r"\\[bB]igg?l?(?=[(\[])", r"\\left", latex)  # browsers do not stretch \Big) below an exponent
+    rewritten = re.sub(r"\\[bB]igg?r?(?=[)\]])", r"\\right", rewritten)
+    rewritten = re.sub(r"\\(log|ln|cosh|min)\b", r"\\,\\\1\\,", rewritten)  # nor add space around function names
     try:
-        math = convert_to_element(spelled, display="block")
+        math = convert_to_element(rewritten, display="block")
     except Exception:  # errors of latex2mathml have no common base class
         return Markup("<code>{}</code>").format(latex)
     for node in math.iter():  # the serializer of latex2mathml does not escape < and & in text
@@ -126,5 +126,5 @@ def picture_url(picture: Path | Figure) -> str:
     """Return a PNG file or a figure as a data URL."""
     if isinstance(picture, Path):
         return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
-    with tempfile.TemporaryDirectory() as place:
-        return picture_url(save(picture, Path(place, "figure.png")))
+    with tempfile.TemporaryDirectory() as folder:
+        return picture_url(save(picture, Path(folder, "figure.png")))

@@ -44,10 +44,10 @@ class Sweep:
         """Yield one sweep per benchmark, with its title; runs are compared only within a benchmark."""
         titles = benchmark_titles(self.used)
         for name in self.used["benchmark"].unique():
-            here = self.runs["benchmark"] == name
+            rows = self.runs["benchmark"] == name
             unknown = self.runs["benchmark"] == self.runs["dataset"]  # a run that has not read its data yet
-            here |= unknown & ~self.runs["used"] & (self.runs["dataset"] == self.runs.loc[here, "dataset"].iloc[0])
-            yield titles[name], Sweep(self.runs[here], self.images[self.images["benchmark"] == name])
+            rows |= unknown & ~self.runs["used"] & (self.runs["dataset"] == self.runs.loc[rows, "dataset"].iloc[0])
+            yield titles[name], Sweep(self.runs[rows], self.images[self.images["benchmark"] == name])
 
     @property
     def benchmark(self) -> str:
@@ -73,8 +73,8 @@ def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep
     class_name: the class whose metrics to report; None takes the mean over the scored classes.
     """
     folders = sorted({folder for root in roots for folder in _run_folders(Path(root))})
-    shown = ", ".join(map(str, roots))
-    require(bool(folders), "report", f"folders with a run.json below {shown}", "none", "give the folder of a sweep")
+    places = ", ".join(map(str, roots))
+    require(bool(folders), "report", f"folders with a run.json below {places}", "none", "give the folder of a sweep")
     runs = pd.DataFrame([_read(folder, class_name) for folder in folders])
     names = dict.fromkeys(name for task in runs["task"] for name in task.classes)
     require(class_name in {None, *names}, "report", f"class as one of {', '.join(names)}", class_name)
@@ -82,23 +82,23 @@ def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep
     runs["label"] = label(runs)
     _supersede(runs)
     images = images[runs["used"].to_numpy()[images["run"]]].reset_index(drop=True)
-    own = {key: runs[key].to_numpy()[images["run"]] for key in ("benchmark", "label", "seed", "fold")}
-    return Sweep(runs, images.assign(**own))
+    columns = {key: runs[key].to_numpy()[images["run"]] for key in ("benchmark", "label", "seed", "fold")}
+    return Sweep(runs, images.assign(**columns))
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
     """Yield the run folders below a root, at any depth but never inside another run; links are followed."""
     require(root.is_dir(), "report", "a folder", root)
     seen, denied = set[Path](), list[OSError]()
-    for folder, inside, files in os.walk(root, onerror=denied.append, followlinks=True):
-        place = Path(folder).resolve()  # a folder below two roots counts once
-        inside[:] = [name for name in inside if not name.startswith(".")]  # the short runs that tuned a learning rate
-        if place in seen:  # links may be circular
-            inside.clear()
+    for folder, subfolders, files in os.walk(root, onerror=denied.append, followlinks=True):
+        resolved = Path(folder).resolve()  # a folder below two roots counts once
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # runs that tuned a learning rate
+        if resolved in seen:  # links may be circular
+            subfolders.clear()
         elif {"run.json", "metrics.csv"} & set(files):  # a run whose run.json was lost is reported
-            inside.clear()
-            yield place
-        seen.add(place)
+            subfolders.clear()
+            yield resolved
+        seen.add(resolved)
     yield from (Path(error.filename).resolve() for error in denied)  # reported, since they may contain a run
 
 
@@ -110,8 +110,8 @@ def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
     try:
         task = Task(**(data.get("task") or {}))
         classes = chosen_classes(task, class_name)
-        written = {} if problem else facts.get("files", {})
-        for name in written:
+        files = {} if problem else facts.get("files", {})
+        for name in files:
             if not name.endswith(".ckpt"):  # checkpoints are large and not read here
                 whole_file(folder, facts, name, hashed=not name.endswith(".png"))  # nor are pictures
     except (ContractError, TypeError) as error:  # a run that failed early has the default task
@@ -137,17 +137,17 @@ def _facts(folder: Path) -> tuple[dict[str, Any], str]:
         return {}, f"run.json cannot be read: {_reason(error)}"
     if not isinstance(facts, dict) or not isinstance(facts.get("config"), dict):  # other programs also write run.json
         return {"status": "foreign"}, "run.json is not that of a training run"
-    if said := of_version_1(facts):
-        return facts | {"status": "unreadable"}, said
+    if reason := of_version_1(facts):
+        return facts | {"status": "unreadable"}, reason
     facts["status"] = status = run_status(folder, facts)
-    raised = facts.get("error") or {}
-    kind = [raised.get("kind", "error")] * (raised.get("traceback", "") is not None)  # a message for users has none
+    failure = facts.get("error") or {}
+    kind = [failure.get("kind", "error")] * (failure.get("traceback", "") is not None)  # a message for users has none
     problems = {
         "finished": "",
         "running": "still running",
         "interrupted": "interrupted; run it again to resume",
         "paused": "paused by stop_after; run it again without stop_after to resume",
-        "failed": ": ".join([*kind, str(raised.get("message", ""))]).strip().split("\n")[0],
+        "failed": ": ".join([*kind, str(failure.get("message", ""))]).strip().split("\n")[0],
     }
     return facts, problems.get(status, f"status {status}")
 
@@ -172,20 +172,20 @@ def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
             tables.setdefault(task, {})[row] = table  # the task decides which classes are averaged
         except (OSError, ValueError) as error:
             runs.loc[row, ["used", "problem"]] = False, f"per_image.csv cannot be read: {_reason(error)}"
-    joined = {task: pd.concat(some, names=["run"]).reset_index(level="run") for task, some in tables.items()}
+    joined = {task: pd.concat(of_task, names=["run"]).reset_index(level="run") for task, of_task in tables.items()}
     parts = [rows_per_image(rows, task, class_name) for task, rows in joined.items()]
     return pd.concat(parts).sort_values("run", kind="stable") if parts else pd.DataFrame(columns=["run"], dtype=int)
 
 
 def _supersede(runs: pd.DataFrame) -> None:
     """Keep only the run that finished last for each benchmark, label, seed and fold; mark the others in place."""
-    in_time = runs[runs["used"]].sort_values("finished", kind="stable")  # ISO timestamps sort as strings
-    last = in_time.groupby(["benchmark", "label", "seed", "fold"])["folder"].transform("last")
-    for row, folder in last[last != in_time["folder"]].items():
-        of_both = runs.loc[[row, *runs.index[runs["folder"] == folder]], "digest"]
-        scores = "equal" if of_both.nunique() == 1 else "different"
-        kept = f"{folder.parent.name}/{folder.name}, which finished last, with {scores} scores"
-        runs.loc[row, ["used", "problem"]] = False, f"superseded by {kept}"
+    chronological = runs[runs["used"]].sort_values("finished", kind="stable")  # ISO timestamps sort as strings
+    last = chronological.groupby(["benchmark", "label", "seed", "fold"])["folder"].transform("last")
+    for row, folder in last[last != chronological["folder"]].items():
+        digests = runs.loc[[row, *runs.index[runs["folder"] == folder]], "digest"]
+        scores = "equal" if digests.nunique() == 1 else "different"
+        successor = f"{folder.parent.name}/{folder.name}, which finished last, with {scores} scores"
+        runs.loc[row, ["used", "problem"]] = False, f"superseded by {successor}"
 
 
 def read_histories(runs: pd.DataFrame) -> pd.DataFrame:
@@ -198,6 +198,6 @@ def read_histories(runs: pd.DataFrame) -> pd.DataFrame:
         with suppress(OSError, ValueError):
             table = pd.read_csv(folder / "metrics.csv", usecols=lambda name: name.count("/") < 2)
             tables |= {row: table} if "epoch" in table else {}
-    none = pd.DataFrame(columns=["run", "epoch"], dtype=int)
-    rows = pd.concat(tables, names=["run"]).reset_index(level="run") if tables else none
+    empty = pd.DataFrame(columns=["run", "epoch"], dtype=int)
+    rows = pd.concat(tables, names=["run"]).reset_index(level="run") if tables else empty
     return rows.assign(label=runs["label"].reindex(rows["run"]).to_numpy())

@@ -51,19 +51,19 @@ class Look:
 
         Asking again about the same runs is the same look and spends no error.
         """
-        same = [number for number, look in enumerate(known, 1) if look["runs"] == runs]
-        number = same[0] if same else len(known) + 1
-        first = known[0]["asked"] if known else asked
-        changed = {key: value for key, value in first.items() if value != asked.get(key)}
-        other = [f"no {key}" if value is None else f"{key}={value}" for key, value in changed.items()]
+        repeated = [number for number, look in enumerate(known, 1) if look["runs"] == runs]
+        number = repeated[0] if repeated else len(known) + 1
+        first_asked = known[0]["asked"] if known else asked
+        changed = {key: value for key, value in first_asked.items() if value != asked.get(key)}
+        differences = [f"no {key}" if value is None else f"{key}={value}" for key, value in changed.items()]
         return cls(
             number,
             spent(number, alpha),
             spent(max(number, len(known)) + 1, alpha),  # after an old look, too, the next one is new
             earlier=known[: number - 1],
             changed=_changed(known, runs),
-            instead=" ".join(other),
-            is_new=number > len(known) and not other,  # exploratory looks are not counted
+            instead=" ".join(differences),
+            is_new=number > len(known) and not differences,  # exploratory looks are not counted
             entry={"asked": asked, "runs": dict(runs)},
         )
 
@@ -84,8 +84,8 @@ def _changed(known: Sequence[Entry], runs: Mapping[str, str]) -> str:
 
 def known_looks(roots: Iterable[Path], benchmark: str) -> list[dict[str, Any]]:
     """Return the looks at a benchmark that the folders record, without duplicates and in chronological order."""
-    found = [look for root in roots for look in _read(root / FILE).get(benchmark, [])]
-    return sorted({look["when"]: look for look in found}.values(), key=lambda look: str(look["when"]))  # ISO timestamps
+    looks = [look for root in roots for look in _read(root / FILE).get(benchmark, [])]
+    return sorted({look["when"]: look for look in looks}.values(), key=lambda look: str(look["when"]))  # ISO timestamps
 
 
 def remember(roots: Iterable[Path], benchmark: str, look: Look, said: str) -> None:
@@ -93,19 +93,19 @@ def remember(roots: Iterable[Path], benchmark: str, look: Look, said: str) -> No
     when = datetime.datetime.now(datetime.UTC).isoformat()
     entry = {"when": when, "error": look.error, "said": said, **look.entry}
     for root in roots:
-        known = _read(root / FILE)
-        before = known.get(benchmark, [])
-        if entry["runs"] in [one["runs"] for one in before]:  # recorded by another report at the same time
+        recorded = _read(root / FILE)
+        previous = recorded.get(benchmark, [])
+        if entry["runs"] in [earlier["runs"] for earlier in previous]:  # recorded by another report at the same time
             continue
         try:
-            write_json(root / FILE, known | {benchmark: [*before, entry]})
+            write_json(root / FILE, recorded | {benchmark: [*previous, entry]})
         except OSError as error:
             log.warning("%s: this look cannot be recorded, so later looks will not count it (%s)", root, error.strerror)
 
 
 def _read(file: Path) -> dict[str, Any]:
-    known = read_json(file)  # read_json returns {} for a damaged file, which would forget the looks
-    whole = isinstance(known, dict) and (bool(known) or not file.exists())
+    recorded = read_json(file)  # read_json returns {} for a damaged file, which would forget the looks
+    intact = isinstance(recorded, dict) and (bool(recorded) or not file.exists())
     remedy = "restore it, since the error rate is controlled over all looks"
-    require(whole, "report", f"the looks at this study in {file}", "a damaged file", remedy)
-    return known
+    require(intact, "report", f"the looks at this study in {file}", "a damaged file", remedy)
+    return recorded

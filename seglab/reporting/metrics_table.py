@@ -72,11 +72,11 @@ def blocks(columns: Iterable[str], decision: str = "") -> dict[str, list[str]]:
 
     `decision` describes how masks were made from probabilities, for example "threshold 0.5".
     """
-    have, known = list(dict.fromkeys(columns)), set().union(*BLOCKS.values())  # a spread contains each key repeatedly
-    classes = [key for key in have if key.startswith("iou/") and key not in known]
+    have, assigned = list(dict.fromkeys(columns)), set().union(*BLOCKS.values())  # a spread repeats keys
+    classes = [key for key in have if key.startswith("iou/") and key not in assigned]
     every = {**BLOCKS, "IoU of each class, mean over the test images": classes}
-    found = {name.format(decision=decision): [key for key in keys if key in have] for name, keys in every.items()}
-    return {name: keys for name, keys in found.items() if keys}
+    present = {name.format(decision=decision): [key for key in keys if key in have] for name, keys in every.items()}
+    return {name: keys for name, keys in present.items() if keys}
 
 
 def title(key: str) -> str:
@@ -97,12 +97,12 @@ def read_decisions(sweep: Sweep, score: str = "iou") -> dict[int, Decisions]:
     `score`, iou or dice, is the score that masks of best expected score maximize.
     """
     facts = ["folder", "task", "thresholds", "config", "classes"]
-    found = {}
+    decisions = {}
     for row, folder, task, tuned, config, classes in sweep.used[facts].itertuples(name=None):
-        one = decisions_of(folder, task, tuned, config.get("empty", "correct"), classes, score)
-        if one is not None:
-            found[row] = one
-    return found
+        decision = decisions_of(folder, task, tuned, config.get("empty", "correct"), classes, score)
+        if decision is not None:
+            decisions[row] = decision
+    return decisions
 
 
 def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[str, float]:
@@ -110,7 +110,7 @@ def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[
 
     With several classes, these are means over the scored classes, plus one entry per class such as `tuned/iou/cup`.
     """
-    parts, each = [], dict[str, float]()
+    parts, per_class = [], dict[str, float]()
     for k in chosen_classes(task):
         of_class, threshold = table[:, k], threshold_of(tuned, task.classes[k])
         pooled = of_class.sum(0)
@@ -122,17 +122,17 @@ def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[
             scores |= {f"tuned/{key}": finite_mean(values[:, edge]) for key, values in at_edges.items()}
             scores["tuned/threshold"] = threshold
         parts.append(scores)
-        each |= {f"{key}/{task.classes[k]}": value for key, value in scores.items()}
-    return mean_scores(parts) | (each if task.channels > 1 else {})
+        per_class |= {f"{key}/{task.classes[k]}": value for key, value in scores.items()}
+    return mean_scores(parts) | (per_class if task.channels > 1 else {})
 
 
 def under(rule: str, images: pd.DataFrame, decisions: dict[int, Decisions]) -> pd.DataFrame:
     """Return the rows of per_image.csv with each run's scores under a decision rule; NaN if it has none."""
     names = [name for name in THRESHOLDED if name in images]
-    able = {run: found.images[rule] for run, found in decisions.items() if rule in found.images}
-    if not able:
+    available = {run: found.images[rule] for run, found in decisions.items() if rule in found.images}
+    if not available:
         return images.assign(**dict.fromkeys(names, np.nan))
-    scores = pd.concat(able).reindex(pd.MultiIndex.from_frame(images[["run", "id"]]))  # in the order of the rows
+    scores = pd.concat(available).reindex(pd.MultiIndex.from_frame(images[["run", "id"]]))  # in the order of the rows
     return images.assign(**{name: scores[name].to_numpy() for name in names})
 
 
@@ -142,8 +142,8 @@ def size_strata(images: pd.DataFrame) -> pd.Series:
     The quarters are those of the images, not of the rows, so they are the same for every run.
     """
     fraction = (images["foreground"] / images["pixels"]).where(images["foreground"] > 0)
-    one_each = fraction.groupby(images["id"]).first().dropna()
-    edges = np.quantile(one_each, [0.25, 0.5, 0.75]) if len(one_each) else np.zeros(3)
+    per_image = fraction.groupby(images["id"]).first().dropna()
+    edges = np.quantile(per_image, [0.25, 0.5, 0.75]) if len(per_image) else np.zeros(3)
     quarter = np.searchsorted(edges, fraction.to_numpy(), side="left")
     return pd.Series(np.where(fraction.isna(), "empty", np.array(QUARTERS)[quarter]), images.index)
 
@@ -151,28 +151,28 @@ def size_strata(images: pd.DataFrame) -> pd.Series:
 def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: pd.DataFrame) -> pd.DataFrame:
     """Return all metrics, one row per used run: label, seed, then the available keys of BLOCKS."""
     runs = sweep.used
-    known = runs.filter(regex="^test/").rename(columns=lambda column: column.removeprefix("test/"))
+    recorded = runs.filter(regex="^test/").rename(columns=lambda column: column.removeprefix("test/"))
     images = sweep.images.assign(stratum=size_strata(sweep.images))
     numeric = images.drop(columns="seed").groupby("run").mean(numeric_only=True)
     histograms = pd.DataFrame({row: found.scores for row, found in decisions.items()}).T
     strata = images.pivot_table(index="run", columns="stratum", values="iou", aggfunc="mean")
-    blank, seen = images[images["foreground"] == 0], images[images["foreground"] > 0]
+    empty, nonempty = images[images["foreground"] == 0], images[images["foreground"] > 0]
     if "ece" in histograms:  # in run.json it is a mean over all classes
-        known = known.drop(columns="ece", errors="ignore")
+        recorded = recorded.drop(columns="ece", errors="ignore")
     parts = [  # if a score of a class is undefined, run.json averages in a different order than the verdict
-        known[[column for column in known if column not in numeric]],
+        recorded[[column for column in recorded if column not in numeric]],
         numeric,
-        histograms[[column for column in histograms if column not in known]],
-        seen.groupby("run")["iou"].mean().rename("iou/with foreground"),
+        histograms[[column for column in histograms if column not in recorded]],
+        nonempty.groupby("run")["iou"].mean().rename("iou/with foreground"),
         strata.drop(columns="empty", errors="ignore").add_prefix("iou/"),
-        (blank["tp"] + blank["fp"] == 0).groupby(blank["run"]).mean().rename("empty/left empty"),
-        _found(images),
+        (empty["tp"] + empty["fp"] == 0).groupby(empty["run"]).mean().rename("empty/left empty"),
+        _object_metrics(images),
         epochs(histories),
     ]
     return pd.concat([runs[["label", "seed"]], *parts], axis=1)
 
 
-def _found(images: pd.DataFrame) -> pd.DataFrame:
+def _object_metrics(images: pd.DataFrame) -> pd.DataFrame:
     """Return the IoU of the worst tenth of the images and object metrics, one row per run."""
     runs = images.groupby("run")
     place = runs["iou"].rank(method="first")  # one image each, even if many scores are 0
@@ -190,21 +190,21 @@ def nothing_found(images: pd.DataFrame, metric: str, runs: pd.DataFrame) -> str:
 
     The text is empty if there are none. `images` holds means over classes, which hide a class that is never found.
     """
-    seen, empty = images[images["foreground"] > 0], images[images["foreground"] == 0]
-    blind = (seen["tp"] == 0).groupby(seen["run"]).all()
-    silent = blind & (seen["fp"] == 0).groupby(seen["run"]).all()
-    of_empty = empty.groupby("run")[metric].max().reindex(blind.index) > 0  # False for NaN, without empty images
-    of_empty &= (empty["fp"] == 0).groupby(empty["run"]).all().reindex(blind.index, fill_value=False)
-    of_empty &= silent & (seen.groupby("run")[metric].max() == 0)
+    nonempty, empty = images[images["foreground"] > 0], images[images["foreground"] == 0]
+    none_correct = (nonempty["tp"] == 0).groupby(nonempty["run"]).all()
+    none_predicted = none_correct & (nonempty["fp"] == 0).groupby(nonempty["run"]).all()
+    of_empty = empty.groupby("run")[metric].max().reindex(none_correct.index) > 0  # False for NaN, without empty images
+    of_empty &= (empty["fp"] == 0).groupby(empty["run"]).all().reindex(none_correct.index, fill_value=False)
+    of_empty &= none_predicted & (nonempty.groupby("run")[metric].max() == 0)
     cases = [
         ("Nothing is predicted by", of_empty, "; the score comes from the empty images alone"),
-        ("Nothing is predicted in any image with foreground by", silent & ~of_empty, ""),
-        ("No foreground pixel is predicted correctly by", blind & ~silent, ""),
+        ("Nothing is predicted in any image with foreground by", none_predicted & ~of_empty, ""),
+        ("No foreground pixel is predicted correctly by", none_correct & ~none_predicted, ""),
     ]
     for name in dict.fromkeys(task.classes[k] for task in runs["task"] for k in task.scored):
         recall = runs.get(f"test/recall_pooled/{name}", pd.Series(dtype=float)).dropna()
-        lacking = (recall == 0) & ~blind.reindex(recall.index, fill_value=False)
-        cases.append((f"No pixel of the class {name} is predicted correctly by", lacking, ""))
+        missed = (recall == 0) & ~none_correct.reindex(recall.index, fill_value=False)
+        cases.append((f"No pixel of the class {name} is predicted correctly by", missed, ""))
     return " ".join(f"{begin} {_of_runs(affected, runs)}{end}." for begin, affected, end in cases if affected.any())
 
 
@@ -223,13 +223,13 @@ def _of_runs(chosen: pd.Series, runs: pd.DataFrame) -> str:
 
 def epochs(histories: pd.DataFrame) -> pd.DataFrame:
     """Return the roughness of training and validation IoU, and the median seconds per epoch, one row per run."""
-    runs, found = histories.groupby("run"), {}
+    runs, columns = histories.groupby("run"), {}
     for split in ("train", "val"):
         if f"{split}/iou" in histories:
-            found[f"epochs/{split} roughness"] = runs[f"{split}/iou"].agg(lambda curve: roughness(curve.to_numpy()))
+            columns[f"epochs/{split} roughness"] = runs[f"{split}/iou"].agg(lambda curve: roughness(curve.to_numpy()))
     if "seconds" in histories:
-        found["epochs/seconds"] = runs["seconds"].median()
-    return pd.DataFrame(found)
+        columns["epochs/seconds"] = runs["seconds"].median()
+    return pd.DataFrame(columns)
 
 
 def roughness(curve: np.ndarray) -> float:
@@ -254,8 +254,8 @@ def rows_of(spread: pd.DataFrame, keys: list[str]) -> Iterator[tuple[Any, list[t
     """Yield each row's index and the (mean, sd, runs) of these metrics; `runs` is a text if some runs lack a value."""
     mean, sd, runs = (part_of(spread, part) for part in ("mean", "sd", "runs"))
     values = [part[keys].to_numpy().tolist() for part in (mean, sd, runs)]
-    for index, of, *row in zip(spread.index, runs.max(axis=1), *values, strict=True):
-        yield index, [(*one, f"{k} of {of} runs" if 0 < k < of else "") for *one, k in zip(*row, strict=True)]
+    for index, count, *row in zip(spread.index, runs.max(axis=1), *values, strict=True):
+        yield index, [(*value, f"{k} of {count} runs" if 0 < k < count else "") for *value, k in zip(*row, strict=True)]
 
 
 def part_of(spread: pd.DataFrame, part: str) -> pd.DataFrame:

@@ -48,7 +48,7 @@ def _reach(pair: Comparison, seeds: Sequence[int], level: float) -> tuple[NDArra
     """
     count = np.array(seeds, float)[:, None]
     free = (count - 1) * (1 + pair.prior / (pair.replicates - 1)) + np.zeros(OUTCOMES)
-    seen = special.chdtri(free, (np.arange(OUTCOMES) + 0.5) / OUTCOMES) / free * pair.spread / count
+    measured = special.chdtri(free, (np.arange(OUTCOMES) + 0.5) / OUTCOMES) / free * pair.spread / count
     images = Student(np.full(free.size, pair.image_variance**0.5), np.full(free.size, pair.groups - 1.0))
-    reach = Errors(Student(np.sqrt(seen).ravel(), free.ravel()), images).reach(level).reshape(free.shape)
+    reach = Errors(Student(np.sqrt(measured).ravel(), free.ravel()), images).reach(level).reshape(free.shape)
     return reach, np.sqrt(pair.spread / count + pair.image_variance).clip(1e-12)  # it is 0 if all runs agree

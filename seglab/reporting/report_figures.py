@@ -31,11 +31,11 @@ def _with_legend(width: float, height: float, styles: Mapping[str, Any], side: i
     """Return a figure of `side` x `side` axes, `width` x `height` inches plus the legend of line styles below."""
     names = list(styles)
     columns = max(1, min(5, int(width / (0.5 + LETTER * max(map(len, names))))))  # a line, its name and a gap
-    below = 0.15 + 0.17 * ceil(len(names) / columns)
-    whole = height + below
-    figure = Figure(figsize=(width, whole))
+    legend_height = 0.15 + 0.17 * ceil(len(names) / columns)
+    total = height + legend_height
+    figure = Figure(figsize=(width, total))
     axes = figure.subplots(side, side, squeeze=False).ravel()
-    left, bottom, right, top = 0.7 / width, (0.42 + below) / whole, 1 - 0.1 / width, 1 - 0.25 / whole
+    left, bottom, right, top = 0.7 / width, (0.42 + legend_height) / total, 1 - 0.1 / width, 1 - 0.25 / total
     figure.subplots_adjust(left, bottom, right, top, wspace=0.2, hspace=0.45)
     lines = [Line2D([], [], **style) for style in styles.values()]
     figure.legend(lines, names, loc="lower center", ncols=columns, handlelength=2, columnspacing=1.4)
@@ -69,9 +69,9 @@ def learning(histories: pd.DataFrame, labels: list[str]) -> Figure:
         bands = []
         for label, style in styles.items():
             middle, low, high = (part[column].dropna() for part in curves[label])
-            done = middle.index.to_numpy() + 1  # completed epochs, as in the log
-            axis.plot(done, middle, marker="o" if len(done) == 1 else "", **style)  # a single point has no line
-            bands.append(np.c_[np.r_[done, done[::-1]], np.r_[low, high[::-1]]])
+            epochs = middle.index.to_numpy() + 1  # completed epochs, as in the log
+            axis.plot(epochs, middle, marker="o" if len(epochs) == 1 else "", **style)  # a single point has no line
+            bands.append(np.c_[np.r_[epochs, epochs[::-1]], np.r_[low, high[::-1]]])
         colors = [style["color"] for style in styles.values()]
         axis.add_collection(PolyCollection(bands, facecolors=colors, alpha=0.15, lw=0))  # faster than one by one
         axis.set(title=name, xlabel="epoch")
@@ -93,12 +93,12 @@ def seeds(data: Cube, metric: str) -> Figure:
 
 def _rows(names: list[str], right: list[str] | None = None) -> tuple[Figure, Axes]:
     """Return a figure whose rows, from the top down, have names on the left, with room for the texts `right`."""
-    left = 0.15 + LETTER * max(map(len, names))
-    after = 0.15 + LETTER * max(map(len, right or [""]))
-    width, height = max(PHONE, left + after + 3), 0.6 + 0.28 * len(names)
+    left_margin = 0.15 + LETTER * max(map(len, names))
+    right_margin = 0.15 + LETTER * max(map(len, right or [""]))
+    width, height = max(PHONE, left_margin + right_margin + 3), 0.6 + 0.28 * len(names)
     figure = Figure(figsize=(width, height))
     axis = figure.subplots()
-    figure.subplots_adjust(left / width, 0.45 / height, 1 - after / width, 1 - 0.1 / height)
+    figure.subplots_adjust(left_margin / width, 0.45 / height, 1 - right_margin / width, 1 - 0.1 / height)
     axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))  # the first row on top
     axis.tick_params(axis="y", length=0, labelcolor=INK)
     axis.grid(axis="y", visible=False)
@@ -109,22 +109,22 @@ def _rows(names: list[str], right: list[str] | None = None) -> tuple[Figure, Axe
 def forest(verdicts: list[Verdict], metric: str) -> Figure:
     """Draw differences with simultaneous intervals: how far losses are behind the best, or the differences of pairs."""
     best, delta = verdicts[0].best, verdicts[0].delta
-    names = [found.pair.second if best else f"{found.pair.first} ahead of {found.pair.second}" for found in verdicts]
-    figure, axis = _rows([verdicts[0].pair.first, *names] if best else names, [found.name for found in verdicts])
-    reach = 4 * (delta + max(abs(found.gap) for found in verdicts))  # two seeds may give a very wide interval
-    ends = np.clip([(found.low, found.high) for found in verdicts], -reach, reach)
+    names = [each.pair.second if best else f"{each.pair.first} ahead of {each.pair.second}" for each in verdicts]
+    figure, axis = _rows([verdicts[0].pair.first, *names] if best else names, [each.name for each in verdicts])
+    reach = 4 * (delta + max(abs(each.gap) for each in verdicts))  # two seeds may give a very wide interval
+    ends = np.clip([(each.low, each.high) for each in verdicts], -reach, reach)
     left, right = min(ends[:, 0].min(), -1.5 * delta), max(ends[:, 1].max(), 1.5 * delta)
     axis.axvspan(-delta, delta, color=COLORS[2], alpha=0.13, lw=0)
     axis.axvline(0, color=FAINT, lw=0.8)
     if best:
         axis.plot(0, 0, "o", color=INK, markersize=7.5, markeredgecolor="#ffffff")
-    for y, (found, (low, high)) in enumerate(zip(verdicts, ends, strict=True), start=1 if best else 0):
-        color = KIND_COLORS[found.kind]
+    for y, (each, (low, high)) in enumerate(zip(verdicts, ends, strict=True), start=1 if best else 0):
+        color = KIND_COLORS[each.kind]
         axis.plot([low, high], [y] * 2, color=color, lw=2.2, solid_capstyle="butt")
-        axis.plot(found.gap, y, "o", color=color, markersize=7.5, markeredgecolor="#ffffff")
-        axis.text(1.01, y, found.name, transform=axis.get_yaxis_transform(), va="center", color=color)
-    what = f"behind the best in {title(metric)}" if best else f"ahead in {title(metric)}"
-    axis.set(xlim=(1.04 * left, 1.04 * right), xlabel=f"{what}; shaded: within ±{delta:g}")
+        axis.plot(each.gap, y, "o", color=color, markersize=7.5, markeredgecolor="#ffffff")
+        axis.text(1.01, y, each.name, transform=axis.get_yaxis_transform(), va="center", color=color)
+    quantity = f"behind the best in {title(metric)}" if best else f"ahead in {title(metric)}"
+    axis.set(xlim=(1.04 * left, 1.04 * right), xlabel=f"{quantity}; shaded: within ±{delta:g}")
     return figure
 
 
@@ -134,8 +134,8 @@ def precision_recall(metrics: pd.DataFrame, tables: Mapping[str, np.ndarray], la
     styles = _styles(labels, tables)
     figure, (axis,) = _with_legend(WIDTH * 0.55, WIDTH * 0.52, styles)
     keys = ["recall_pooled", "precision_pooled"] if "recall_pooled" in metrics else ["recall", "precision"]
-    seen = metrics[keys].to_numpy()
-    low = np.floor(10 * (np.nanmin(seen) - 0.08).clip(0, 0.9)) / 10 if np.isfinite(seen).any() else 0
+    points = metrics[keys].to_numpy()
+    low = np.floor(10 * (np.nanmin(points) - 0.08).clip(0, 0.9)) / 10 if np.isfinite(points).any() else 0
     recall = np.linspace(0.01, 1, 200)
     for dice in (0.5, 0.6, 0.7, 0.8, 0.9):  # the curve on which 2 precision recall / (precision + recall) equals `dice`
         with np.errstate(divide="ignore"):
@@ -162,9 +162,9 @@ def reliability(tables: Mapping[str, np.ndarray], scaled: Mapping[str, np.ndarra
     figure, (axis,) = _with_legend(WIDTH * 0.55, WIDTH * 0.52, styles)
     axis.plot([0, 1], [0, 1], color=FAINT, lw=0.8)
     for label, style in styles.items():
-        for part, look in ((tables[label], {"marker": "o"}), (scaled[label], {"lw": 0.6, "alpha": 0.8})):
-            predicted, observed, number = calibration(part)
-            known = number > 0
-            axis.plot(predicted[known], observed[known], markersize=2.8, **style | look)
+        for histogram, options in ((tables[label], {"marker": "o"}), (scaled[label], {"lw": 0.6, "alpha": 0.8})):
+            predicted, observed, pixels = calibration(histogram)
+            filled = pixels > 0
+            axis.plot(predicted[filled], observed[filled], markersize=2.8, **style | options)
     axis.set(xlabel="predicted probability", ylabel="fraction of foreground", xlim=(0, 1), ylim=(0, 1))
     return figure

@@ -24,12 +24,12 @@ def pairs(verdicts: list[Verdict]) -> Markup:
     """Return a table of all pairs with their intervals and the probability of each answer."""
     columns = ("pair", "verdict", "ahead by", "low", "high", "first better", "equivalent", "second better", "p")
     rows: list[list[Cell | str | float]] = []
-    for found in verdicts:
-        pair, words = found.pair, Cell(found.name, found.name, f"text {found.kind}")
-        numbers: list[Cell | float] = [found.gap, found.low, found.high, *map(_percent, found.chances)]
+    for each in verdicts:
+        pair, tag = each.pair, Cell(each.name, each.name, f"text {each.kind}")
+        numbers: list[Cell | float] = [each.gap, each.low, each.high, *map(_percent, each.chances)]
         p = Cell("<0.001", pair.p) if pair.p < 0.001 else pair.p
         counts = [number(pair.replicates, 0), number(pair.images, 0)]
-        rows.append([f"{pair.first} ahead of {pair.second}", words, *numbers, p, *counts])
+        rows.append([f"{pair.first} ahead of {pair.second}", tag, *numbers, p, *counts])
     return table([*columns, verdicts[0].pair.kind, "images"], rows)
 
 
@@ -41,26 +41,26 @@ def cost(study: Study) -> str:
     """Return a sentence with the duration of the runs and the number that is not compared."""
     runs = study.sweep.runs
     left_out = len(runs) - len(study.sweep.used)
-    spent = f" took {_duration(runs['seconds'].sum())} in total" if "seconds" in runs else ""
+    duration = f" took {_duration(runs['seconds'].sum())} in total" if "seconds" in runs else ""
     verb = "is" if left_out == 1 else "are"
-    rest = f"{left_out} of them {verb} not compared, see below" if left_out else "all of them are compared"
-    return f"{len(runs)} run{'s' * (len(runs) != 1)} on these data{spent}; {rest}."
+    comparison = f"{left_out} of them {verb} not compared, see below" if left_out else "all of them are compared"
+    return f"{len(runs)} run{'s' * (len(runs) != 1)} on these data{duration}; {comparison}."
 
 
 def decisions(study: Study) -> Markup | None:
     """Return the metric of each loss under each decision rule, and its range over losses; None with under two rules."""
-    found = study.decisions
-    if found.shape[1] < 2:  # only the fixed threshold
+    scores = study.decisions
+    if scores.shape[1] < 2:  # only the fixed threshold
         return None
-    rows = [[label, *row] for label, row in zip(found.index, found.to_numpy(), strict=True)]
-    rows.append([Cell("best − worst"), *map(Cell, map(decimal, found.max() - found.min()))])  # no sort key: stays last
-    return table(["loss", *(RULES[str(rule)] for rule in found)], rows)
+    rows = [[label, *row] for label, row in zip(scores.index, scores.to_numpy(), strict=True)]
+    rows.append([Cell("best − worst"), *map(Cell, map(decimal, scores.max() - scores.min()))])  # no key: stays last
+    return table(["loss", *(RULES[str(rule)] for rule in scores)], rows)
 
 
 def data_sets(over: DataSets) -> Markup:
     """Return a table of the mean of each loss on each data set."""
-    found = over.table
-    return table(["loss", *found], found.reset_index().itertuples(index=False))
+    means = over.table
+    return table(["loss", *means], means.reset_index().itertuples(index=False))
 
 
 def variance(study: Study) -> Markup | None:
@@ -68,33 +68,33 @@ def variance(study: Study) -> Markup | None:
     values, _ = study.data.balanced(study.labels)
     if min(values.shape) < 2:
         return None
-    found = {name: max(part, 0.0) for name, part in components(values).items()}  # an unbiased estimate may be negative
-    whole = sum(found.values()) or 1.0  # all scores may be equal
-    rows = [[name, part**0.5, _percent(part / whole)] for name, part in found.items()]
+    parts = {name: max(part, 0.0) for name, part in components(values).items()}  # an unbiased estimate may be negative
+    total = sum(parts.values()) or 1.0  # all scores may be equal
+    rows = [[name, part**0.5, _percent(part / total)] for name, part in parts.items()]
     return table(["source", "standard deviation", "share of the variance"], rows)
 
 
 def ranks(study: Study) -> Markup:
     """Return a table of the possible ranks of each loss, from the verdicts on all pairs."""
-    found = verdict.ranks(study.judged("pairs"))
-    rows = [(label, Cell(f"{low} to {high}" if low < high else str(low), low)) for label, (low, high) in found.items()]
-    return table(["loss", "rank"], rows)
+    possible = verdict.ranks(study.judged("pairs"))
+    texts = {label: f"{low} to {high}" if low < high else str(low) for label, (low, high) in possible.items()}
+    return table(["loss", "rank"], [(label, Cell(texts[label], low)) for label, (low, _) in possible.items()])
 
 
 def metric_blocks(spread: pd.DataFrame, decision: str) -> Iterator[tuple[str, Markup]]:
     """Yield a heading and a table, with mean and standard deviation over runs, for each block of metrics."""
     runs, means = part_of(spread, "runs"), part_of(spread, "mean")
-    lacking = runs.rsub(runs.max(axis=1), axis=0)  # a loss that lacks its worst run has a better mean
-    able = means.where(lacking == lacking.min())
-    shown = able.map(_shown)
+    undefined = runs.rsub(runs.max(axis=1), axis=0)  # a loss that lacks its worst run has a better mean
+    eligible = means.where(undefined == undefined.min())
+    text = eligible.map(_shown)
     for name, keys in blocks(spread.columns.get_level_values(0), decision).items():
-        best = {key: _best(key, able[key]) for key in keys}
+        best = {key: _best(key, eligible[key]) for key in keys}
         if "found/nothing" in keys and spread["found/nothing", "mean"].max() > 0:
             best = {}  # a loss that finds only the easy objects has the best distances
-        rows = [
-            [label, *(mean_sd(*one, shown.at[label, key] == best.get(key)) for key, one in zip(keys, row, strict=True))]
-            for label, row in rows_of(spread, keys)
-        ]
+        rows = list[list[Any]]()
+        for label, values in rows_of(spread, keys):
+            is_best = [text.at[label, key] == best.get(key) for key in keys]
+            rows.append([label, *(mean_sd(*value, bold) for value, bold in zip(values, is_best, strict=True))])
         yield name, table(["loss", *map(title, keys)], rows)
 
 
@@ -103,14 +103,14 @@ def confusions(study: Study) -> Iterator[tuple[str, Markup]]:
     classes = study.sweep.used["task"].iloc[0].classes if study.confusions else ()
     for label, counts in study.confusions.items():
         shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)  # a class may occur in no test image
-        rows = [[name, *(number(one, 1) for one in row)] for name, row in zip(classes, shares, strict=True)]
+        rows = [[name, *(number(share, 1) for share in row)] for name, row in zip(classes, shares, strict=True)]
         yield label, table(["true class", *(f"predicted as {name}" for name in classes)], rows)
 
 
 def _best(key: str, means: pd.Series) -> str | None:
     """Return the best mean, formatted, to print in bold; None if the metric has no best value or all means agree."""
-    alike = means.dropna().map(_shown).nunique() < 2
-    if key in ("tuned/threshold", "scaled/temperature", "found/area_error") or alike:
+    equal = means.dropna().map(_shown).nunique() < 2
+    if key in ("tuned/threshold", "scaled/temperature", "found/area_error") or equal:
         return None
     return _shown(means.min() if worse_if_higher(key) else means.max())
 
@@ -125,14 +125,15 @@ def pictures(study: Study) -> dict[str, Any]:
     `first` contains the row to show first, the median of those with foreground. `which` describes the runs. `colors`
     lists the names and colors of the painted classes; it is empty if a single class is shown.
     """
-    chosen = one_run_each(study.sweep.used, study.labels)
-    labels, rows = gallery(chosen, study.sweep.images, study.question.metric)
-    seen = set(study.sweep.images.loc[study.sweep.images["foreground"] > 0, "id"])
-    able = [row for row in rows if row["id"] in seen] or rows
-    one = next(iter(chosen.values()))
-    colors = class_colors(one["task"]) if len(one["classes"]) > 1 else []
-    which = which_runs({label: chosen[label] for label in labels})
-    return {"labels": labels, "rows": rows, "first": able[len(able) // 2 :][:1], "which": which, "colors": colors}
+    run_of = one_run_each(study.sweep.used, study.labels)
+    labels, rows = gallery(run_of, study.sweep.images, study.question.metric)
+    with_foreground = set(study.sweep.images.loc[study.sweep.images["foreground"] > 0, "id"])
+    candidates = [row for row in rows if row["id"] in with_foreground] or rows
+    example = next(iter(run_of.values()))
+    colors = class_colors(example["task"]) if len(example["classes"]) > 1 else []
+    which = which_runs({label: run_of[label] for label in labels})
+    first = candidates[len(candidates) // 2 :][:1]
+    return {"labels": labels, "rows": rows, "first": first, "which": which, "colors": colors}
 
 
 def best_run(study: Study) -> tuple[str, str] | None:
@@ -140,30 +141,30 @@ def best_run(study: Study) -> tuple[str, str] | None:
     runs, scores = study.sweep.used[study.sweep.used["label"] == study.labels[0]], list[float]()
     for _, run in runs.iterrows():
         monitor: Any = run.get("monitor")  # NaN if only other runs have a monitor
-        known = isinstance(monitor, dict) and monitor.get("value") is not None
-        sign = -1 if known and worse_if_higher(monitor["name"].removeprefix("val/")) else 1
-        scores.append(sign * monitor["value"] if known else np.nan)
+        scored = isinstance(monitor, dict) and monitor.get("value") is not None
+        sign = -1 if scored and worse_if_higher(monitor["name"].removeprefix("val/")) else 1
+        scores.append(sign * monitor["value"] if scored else np.nan)
     if not np.isfinite(scores).any():
         return None
     best = runs.iloc[int(np.nanargmax(scores))]  # chosen by validation, since test images must not select anything
-    which = f"{best['monitor']['value']:.3f}, {of_run(best['seed'], best['fold'])}"
-    words = f"The best run of {study.labels[0]} by {best['monitor']['name']} ({which}):"
+    details = f"{best['monitor']['value']:.3f}, {of_run(best['seed'], best['fold'])}"
+    words = f"The best run of {study.labels[0]} by {best['monitor']['name']} ({details}):"
     return words, str(best["folder"] / "checkpoints" / "best.ckpt")
 
 
 def cards(study: Study) -> list[dict[str, Any]]:
     """Return the description of each loss: title, family, formula, parameters, and notes (paper, empty, differs)."""
-    used = study.sweep.used.drop_duplicates("label").set_index("label")
-    shown = []
-    for label in (*study.labels, *(label for label in used.index if label not in study.labels)):
-        run = used.loc[label]
+    run_of = study.sweep.used.drop_duplicates("label").set_index("label")
+    entries = []
+    for label in (*study.labels, *(label for label in run_of.index if label not in study.labels)):
+        run = run_of.loc[label]
         card = run["card"] if isinstance(run["card"], dict) else {}
         values = run["config"].get("loss") or {}
         parameters = ", ".join(f"{key}={value}" for key, value in values.items() if not key.startswith("_"))  # _target_
         notes = [card[key] for key in ("paper", "empty", "differs") if card.get(key)]
         facts = {key: card.get(key, "") for key in ("title", "family", "formula")}
-        shown.append({"label": label, "parameters": parameters, "notes": notes} | facts)
-    return shown
+        entries.append({"label": label, "parameters": parameters, "notes": notes} | facts)
+    return entries
 
 
 def compared(runs: pd.DataFrame) -> dict[str, str]:
@@ -171,21 +172,21 @@ def compared(runs: pd.DataFrame) -> dict[str, str]:
     first, data = runs.iloc[0], runs.iloc[0]["data"]
     settings = {key: value for key, value in (first["config"].get("dataset") or {}).items() if key[0] != "_"}
     settings.pop("fold", None)  # it belongs to one run
-    where = f" of fold {first['fold']}" if first["fold"] >= 0 else ""
-    spent = f", {_duration(runs['seconds'].sum())} in total" if "seconds" in runs else ""
+    of_fold = f" of fold {first['fold']}" if first["fold"] >= 0 else ""
+    duration = f", {_duration(runs['seconds'].sum())} in total" if "seconds" in runs else ""
     return {
         "data": f"{first['dataset']}, fingerprint {data.get('fingerprint', 'unknown')}",
-        "settings": _words(settings),
-        f"images{where}": _words(data.get("images"), "{1} {0}"),
-        f"without foreground{where}": _words(data.get("empty_masks"), "{1} {0}"),
+        "settings": _as_text(settings),
+        f"images{of_fold}": _as_text(data.get("images"), "{1} {0}"),
+        f"without foreground{of_fold}": _as_text(data.get("empty_masks"), "{1} {0}"),
         "foreground": f"{100 * data['foreground']:.3g} % of the training pixels" if data.get("foreground") else "",
-        "left out": _words(data.get("skipped_why"), "{1}: {0}"),
+        "left out": _as_text(data.get("skipped_why"), "{1}: {0}"),
         "model": ", ".join(sorted(set(runs["model"]))),
         "seeds": ", ".join(map(str, sorted(set(runs["seed"])))),
-        "runs": f"{len(runs)}{spent}",
+        "runs": f"{len(runs)}{duration}",
         "code": "; ".join(sorted(set(map(_commit, runs["git"])))),
-        "versions": "; ".join(sorted(set(map(_words, runs.get("versions", []))))),
-        "machine": "; ".join(sorted(set(map(_words, runs.get("host", []))))),
+        "versions": "; ".join(sorted(set(map(_as_text, runs.get("versions", []))))),
+        "machine": "; ".join(sorted(set(map(_as_text, runs.get("host", []))))),
     }
 
 
@@ -201,31 +202,31 @@ def _commit(git: object) -> str:
     return f"commit {git.get('commit', '')[:10]}{' with uncommitted changes' if git.get('dirty') else ''}"
 
 
-def _words(facts: object, form: str = "{} {}") -> str:
+def _as_text(facts: object, form: str = "{} {}") -> str:
     """Format known facts as text; lists and mappings look as on the command line, `{water: 0, house: [7, 8]}`."""
-    known = facts if isinstance(facts, dict) else {}
-    texts = {key: str(x).replace("'", "") if isinstance(x, list | dict) else x for key, x in known.items()}
+    values = facts if isinstance(facts, dict) else {}
+    texts = {key: str(x).replace("'", "") if isinstance(x, list | dict) else x for key, x in values.items()}
     return ", ".join(form.format(key, text) for key, text in texts.items() if text is not None)
 
 
 def unlike(runs: pd.DataFrame) -> Markup | None:
     """Return the settings in which the runs differ apart from their labels; None if there are none."""
-    found = differences(runs)
+    settings = differences(runs)
     commits = runs["label"].groupby(runs["git"].map(_commit)).unique()
     if len(commits) > 1:
-        found["code"] = {str(commit): sorted(labels) for commit, labels in commits.items()}
+        settings["code"] = {str(commit): sorted(labels) for commit, labels in commits.items()}
     rows = [
         [key, "; ".join(f"{value} ({', '.join(labels)})" for value, labels in values.items())]
-        for key, values in found.items()
+        for key, values in settings.items()
     ]
     return table(["setting", "values"], rows) if rows else None
 
 
 def missing(study: Study) -> list[str]:
     """Return descriptions of the runs that a loss lacks although other losses have them."""
-    have = set(study.sweep.used[["label", "seed", "fold"]].itertuples(index=False, name=None))
-    runs = sorted({(seed, fold) for _, seed, fold in have})
-    return [f"{label} with {of_run(*run)}" for label in study.labels for run in runs if (label, *run) not in have]
+    existing = set(study.sweep.used[["label", "seed", "fold"]].itertuples(index=False, name=None))
+    runs = sorted({(seed, fold) for _, seed, fold in existing})
+    return [f"{label} with {of_run(*run)}" for label in study.labels for run in runs if (label, *run) not in existing]
 
 
 def failed(runs: pd.DataFrame) -> Markup | None:

@@ -59,15 +59,15 @@ def decide(
     # the oldest runs have no class axis
     tables, val = (arrays[key] if arrays[key].ndim == 4 else arrays[key][:, None] for key in ("test", "val"))
     n, k = tables.shape[:2]
-    known = images.reindex(columns=CONFIDENCES).to_numpy(float)
-    confidences = known.reshape(n, k, 2) if len(known) == n * k else np.full((n, k, 2), np.nan)  # rows as in histograms
+    recorded = images.reindex(columns=CONFIDENCES).to_numpy(float)
+    confidences = recorded.reshape(n, k, 2) if len(recorded) == n * k else np.full((n, k, 2), np.nan)
     thresholds = [threshold_of(tuned, name) for name in task.classes]
     parts = [_decide_class(tables[:, c], val[:, c].sum(0), confidences[:, c], thresholds[c], empty) for c in range(k)]
-    found = {score: np.stack([masks[score] for _, masks in parts]) for score in EXPECTED}
+    counts = {score: np.stack([masks[score] for _, masks in parts]) for score in EXPECTED}
     scores = json.dumps({"classes": [scores for scores, _ in parts]})
-    whole = {"pooled": tables.sum(0), "pixels": tables.sum(3).swapaxes(0, 1).astype(np.int32)}
+    pooled = {"pooled": tables.sum(0), "pixels": tables.sum(3).swapaxes(0, 1).astype(np.int32)}
     extra = {"confusion": arrays["test_confusion"]} if "test_confusion" in arrays else {}
-    return {"ids": arrays["test_ids"], "scores": np.array(scores), **whole, **found, **extra}
+    return {"ids": arrays["test_ids"], "scores": np.array(scores), **pooled, **counts, **extra}
 
 
 def _decide_class(
@@ -89,13 +89,13 @@ def _decide_class(
     for rule, (probability, _) in probabilities.items():
         prefix = "" if rule == "optimal" else f"{rule}/"
         scores |= {f"{prefix}{key}": value for key, value in decisions.calibration_scores(pooled, probability).items()}
-    found = np.pad(from_above(table), ((0, 0), (0, 0), (0, 1)))  # positives by the first foreground bin; none at 256
+    positives = np.pad(from_above(table), ((0, 0), (0, 0), (0, 1)))  # by the first foreground bin; none at 256
     at_tuned = 256 if np.isnan(threshold) else round(threshold * 256)  # if unknown, an empty mask, never shown
     pixels, masks = table.sum(1, dtype=np.float32), {}
     for score in EXPECTED:
         edges = [decisions.best_expected(pixels, p, score, empty, ends) for p, ends in probabilities.values()]
         begin = np.stack([np.full(len(table), at_tuned), *edges])[..., None, None]  # (rules, n, 1, 1)
-        masks[score] = np.take_along_axis(found[None], begin, axis=-1)[..., 0].astype(np.int32)
+        masks[score] = np.take_along_axis(positives[None], begin, axis=-1)[..., 0].astype(np.int32)
     return scores, masks
 
 
@@ -106,27 +106,27 @@ def decisions_of(
 
     `tuned` holds the thresholds of run.json, `empty` the run's policy for images without foreground.
     """
-    found = read_arrays(folder / "decisions.npz", {"scores", "pooled", "ids", "pixels", "confusion", score})
-    if not found:
+    arrays = read_arrays(folder / "decisions.npz", {"scores", "pooled", "ids", "pixels", "confusion", score})
+    if not arrays:
         try:
             rows = pd.read_csv(folder / "per_image.csv", usecols=lambda name: name in CONFIDENCES)
-            found = decide(read_arrays(folder / "histograms.npz"), rows, task, tuned, empty)
+            arrays = decide(read_arrays(folder / "histograms.npz"), rows, task, tuned, empty)
         except (OSError, KeyError, ValueError):
             return None
-    of_classes, scores = json.loads(str(found["scores"]))["classes"], []
+    of_classes, scores = json.loads(str(arrays["scores"]))["classes"], []
     images: list[dict[tuple[str, str], NDArray]] = []
     for c in classes:
-        threshold, pixels = threshold_of(tuned, task.classes[c]), found["pixels"][c]
+        threshold, pixels = threshold_of(tuned, task.classes[c]), arrays["pixels"][c]
         scores.append(of_classes[c] | ({} if np.isnan(threshold) else {"tuned/threshold": threshold}))
         images.append({})
-        for rule, inside in zip(list(RULES)[1:], found[score][c], strict=True):
+        for rule, inside in zip(list(RULES)[1:], arrays[score][c], strict=True):
             if task.kind != "multiclass" and not (rule == "tuned" and np.isnan(threshold)):
                 halves = np.stack([pixels - inside, inside], axis=-1)  # two bins: outside and inside the mask
                 images[-1] |= {(rule, key): of[:, 1] for key, of in scores_at(halves, empty).items()}
-    means = {key: mean(np.array([one[key] for one in images])) for key in images[0]}
-    whole = mean_scores(scores) | {f"{rule}/{key}": finite_mean(each) for (rule, key), each in means.items()}
-    table = found["pooled"][list(classes)].sum(0)
-    return Decisions(table, whole, pd.DataFrame(means, found["ids"]), found.get("confusion"))
+    means = {key: mean(np.array([scores_of_rules[key] for scores_of_rules in images])) for key in images[0]}
+    all_scores = mean_scores(scores) | {f"{rule}/{key}": finite_mean(each) for (rule, key), each in means.items()}
+    table = arrays["pooled"][list(classes)].sum(0)
+    return Decisions(table, all_scores, pd.DataFrame(means, arrays["ids"]), arrays.get("confusion"))
 
 
 def mean_scores(parts: Sequence[dict[str, float]]) -> dict[str, float]:

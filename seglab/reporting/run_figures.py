@@ -48,9 +48,9 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
     history = pd.read_csv(metrics_csv)
     require("epoch" in history, f"curves: {metrics_csv}", "a column named epoch", list(history.columns))
     history["epoch"] += 1  # count completed epochs, as the log and the snapshots do
-    moving = [column for column in map(str, history) if column.startswith("loss/") and column != "loss/stage"]
+    scheduled = [column for column in map(str, history) if column.startswith("loss/") and column != "loss/stage"]
     with mpl.rc_context({**plots.STYLE, "axes.titley": 1}):  # by default each title searches for room
-        panels = len(PANELS) + bool(moving)
+        panels = len(PANELS) + bool(scheduled)
         width = 2.43 * panels
         figure = Figure(figsize=(width, 2.7))  # fixed margins: computing them takes longer than drawing the rest
         figure.suptitle(title, x=0.005, ha="left", fontsize=9.5)
@@ -64,11 +64,11 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
             for split, (color, style) in SPLITS.items():
                 line = history.reindex(columns=["epoch", f"{split}/{key}"]).dropna().to_numpy()
                 if len(line):
-                    alone = "o" if len(line) == 1 else ""  # a single epoch has no line to draw
-                    axis.plot(*line.T, style, marker=alone, color=color, label=split)
+                    marker = "o" if len(line) == 1 else ""  # a single epoch has no line to draw
+                    axis.plot(*line.T, style, marker=marker, color=color, label=split)
         for axis in axes[1 : len(PANELS)]:
             axis.set(ylim=(-0.02, 1.02), yticks=(0, 0.5, 1))
-        for column in moving:
+        for column in scheduled:
             axes[-1].plot(history["epoch"], history[column], label=column.removeprefix("loss/"))
             axes[-1].set(title="Parameters of the loss", xlabel="epoch")
             axes[-1].legend(loc="best", handlelength=1.4)
@@ -76,8 +76,8 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
         for k, epoch in enumerate(history["epoch"][stages.diff() > 0]):
             for axis in axes:
                 axis.axvline(epoch, color=plots.INK, linewidth=1, linestyle=":", label="" if k else "next loss")
-        shown = axes[0].get_legend_handles_labels()  # passed explicitly, since legend() warns if there are none
-        axes[0].legend(*shown, loc="best", handlelength=1.4)
+        handles = axes[0].get_legend_handles_labels()  # passed explicitly, since legend() warns if there are none
+        axes[0].legend(*handles, loc="best", handlelength=1.4)
         return plots.save(figure, out)
 
 

@@ -64,14 +64,14 @@ def label(runs: pd.DataFrame) -> list[str]:
     """
     leaves, used = _experiments(runs), list(runs["used"])
     labels = [loss_name(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
-    for belongs in (_is_loss_class, _is_of_loss):  # parameters of different classes are not compared
+    for is_relevant in (_is_loss_class, _is_of_loss):  # parameters of different classes are not compared
         for name, rows in pd.Series(labels).groupby(labels).indices.items():
-            keys = [key for key in _differing([leaves[row] for row in rows if used[row]]) if belongs(key)]
+            keys = [key for key in _differing([leaves[row] for row in rows if used[row]]) if is_relevant(key)]
             for row in rows:
                 labels[row] = " ".join([str(name), *_parts(keys, leaves[row])])
     for rows in runs.groupby("benchmark").indices.values():
-        who = {row: (labels[row], runs["seed"].iloc[row], fold(runs["config"].iloc[row])) for row in rows if used[row]}
-        keys = _separating(list(who.values()), [leaves[row] for row in who])
+        ids = {row: (labels[row], runs["seed"].iloc[row], fold(runs["config"].iloc[row])) for row in rows if used[row]}
+        keys = _separating(list(ids.values()), [leaves[row] for row in ids])
         for row in rows:
             labels[row] = " · ".join([labels[row], *_parts(keys, leaves[row])])
     return labels
@@ -82,20 +82,20 @@ def _experiments(runs: pd.DataFrame) -> list[dict[str, Any]]:
     used = map(flat, runs.loc[runs["used"], "config"])
     paths = {value for leaves in used for key, value in leaves.items() if key.endswith("._target_")}
     count = Counter(map(_class, paths))
-    found = []
+    experiments = []
     for config, choices in zip(runs["config"], runs["choices"], strict=True):
         leaves = flat(config)
-        chosen = {group: name for group, name in choices.items() if group not in NO_CHOICE}
+        choice_of = {group: name for group, name in choices.items() if group not in NO_CHOICE}
         ignored = tuple(f"{name}." for name in IGNORED | set(config.get("tuned") or ()))  # a search tuned them per loss
-        kept = {key: value for key, value in leaves.items() if not f"{key}.".startswith(ignored)}
-        kept["trainer.devices"] = processes(config.get("trainer") or {})  # each process has its own batches
-        for key, value in kept.items():
+        settings = {key: value for key, value in leaves.items() if not f"{key}.".startswith(ignored)}
+        settings["trainer.devices"] = processes(config.get("trainer") or {})  # each process has its own batches
+        for key, value in settings.items():
             if key.endswith("._target_") and count[_class(value)] == 1:  # the full path if two classes share a name
-                kept[key] = _class(value)
-        if set(SWITCHED) <= set(kept):
-            chosen[IN_TURN] = " -> ".join(str(kept.pop(key)) for key in SWITCHED)
-        found.append(chosen | kept)
-    return found
+                settings[key] = _class(value)
+        if set(SWITCHED) <= set(settings):
+            choice_of[IN_TURN] = " -> ".join(str(settings.pop(key)) for key in SWITCHED)
+        experiments.append(choice_of | settings)
+    return experiments
 
 
 def _is_loss_class(key: str) -> bool:
@@ -131,12 +131,12 @@ def _part(key: str, value: Any, name: str) -> str:
     return f"{name} to {text}" if _is_goal(key) else f"{name}={text}"
 
 
-def _separating(who: list[tuple[str, int, int]], leaves: list[dict[str, Any]]) -> list[str]:
+def _separating(run_keys: list[tuple[str, int, int]], leaves: list[dict[str, Any]]) -> list[str]:
     """Return keys, added one at a time and choices first, that distinguish runs with the same label, seed and fold."""
     chosen: list[str] = []
     while True:
         groups: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
-        for key, leaf in zip(who, leaves, strict=True):
+        for key, leaf in zip(run_keys, leaves, strict=True):
             groups[(*key, *(leaf.get(name) for name in chosen))].append(leaf)
         clashes = [keys for keys in map(_differing, groups.values()) if keys]  # equal runs are the same experiment
         if not clashes:
@@ -156,14 +156,14 @@ def benchmark_titles(runs: pd.DataFrame) -> dict[str, str]:
     """
     first = runs.drop_duplicates("benchmark")
     titles = {}
-    for dataset, same in first.groupby("dataset", sort=False):
-        facts = zip(same["config"], same["scale"], strict=True)
+    for dataset, group in first.groupby("dataset", sort=False):
+        facts = zip(group["config"], group["scale"], strict=True)
         leaves = [flat((config.get("dataset") or {}) | {"scale": scale}) for config, scale in facts]
         keys = [key for key in _differing(leaves) if key != "fold" and not key.startswith("cache_")]
         keys = [key for key in keys if key not in ("root", "mean", "std")] or keys[:1]
-        for number, (name, leaf) in enumerate(zip(same["benchmark"], leaves, strict=True), 1):
+        for number, (name, leaf) in enumerate(zip(group["benchmark"], leaves, strict=True), 1):
             words = [str(dataset), *(f"{key}={leaf[key]}" for key in keys if leaf.get(key) is not None)]
-            titles[name] = " ".join(words) if keys or len(same) == 1 else f"{dataset}, data {number}"
+            titles[name] = " ".join(words) if keys or len(group) == 1 else f"{dataset}, data {number}"
     return titles
 
 
@@ -177,9 +177,9 @@ def differing(configs: Iterable[Mapping[str, Any]], prefix: str) -> str:
 
     Values that do not select images are left out: the location of the data and its normalization.
     """
-    none = NOT_IN_IDENTITY | {"dataset.mean", "dataset.std"}
+    ignored = NOT_IN_IDENTITY | {"dataset.mean", "dataset.std"}
     leaves = [flat(config) for config in configs]
-    keys = [key for key in _differing(leaves) if key.startswith(prefix) and key not in none]
+    keys = [key for key in _differing(leaves) if key.startswith(prefix) and key not in ignored]
     return " ".join(f"{key}={','.join(dict.fromkeys(str(leaf.get(key)) for leaf in leaves))}" for key in keys)
 
 
@@ -191,12 +191,12 @@ def differences(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
     """
     leaves = _experiments(runs)
     named = list(zip(leaves, runs["label"], strict=True))
-    keys, found = _differing(leaves), {}
+    keys, differences = _differing(leaves), {}
     for key in keys:
-        known = [(leaf[key], name) for leaf, name in named if leaf.get(key) is not None]
-        in_labels = all(_part(key, value, _endings(key)[0]) in name for value, name in known)
+        values = [(leaf[key], name) for leaf, name in named if leaf.get(key) is not None]
+        in_labels = all(_part(key, value, _endings(key)[0]) in name for value, name in values)
         by_choice = key.endswith("._target_") and key.removesuffix("._target_") in keys  # the choice of a group
         if not in_labels and not by_choice and not key.startswith(("loss.", "schedule.")):
             holders = runs["label"].groupby([str(leaf.get(key)) for leaf in leaves], sort=False).unique()
-            found[key] = {str(value): list(labels) for value, labels in holders.items()}
-    return found
+            differences[key] = {str(value): list(labels) for value, labels in holders.items()}
+    return differences

@@ -77,15 +77,16 @@ def _crossed(data: Cube, labels: Sequence[str], *, unbiased: bool = False) -> li
     codes = np.unique(data.groups, return_inverse=True)[1]
     rows = []
     for pair in combinations(labels, 2):
-        if (both := _paired(data, pair)) is not None:
-            first, second, images = both
+        if (shared := _paired(data, pair)) is not None:
+            first, second, images = shared
             groups = np.unique(codes[images], return_inverse=True)[1]  # renumber without gaps, as all codes are counted
-            row = _row(pair, [both], replicates=len(first), groups=int(groups.max()) + 1)
+            row = _comparison(pair, [shared], replicates=len(first), groups=int(groups.max()) + 1)
             if min(row.replicates, row.groups) > 1:
-                found = variances(first - second, groups)
+                split = variances(first - second, groups)
                 # with 10 seeds and 3 groups, 7.3 % of "better" are false with full subtraction, 3.1 % with none
-                taken = found.single * (1 if unbiased else max(1 - 3 / row.groups, 0))
-                row = replace(row, spread=found.seeds * row.replicates, image_variance=max(found.images - taken, 0))
+                subtracted = split.single * (1 if unbiased else max(1 - 3 / row.groups, 0))
+                image_variance = max(split.images - subtracted, 0)
+                row = replace(row, spread=split.seeds * row.replicates, image_variance=image_variance)
             rows.append(row)
     return rows
 
@@ -99,11 +100,11 @@ def _replicated(parts: Sequence[Cube], kind: str, labels: Sequence[str], overlap
     """Compare every pair of losses over the parts that have both, in the order of `labels`."""
     rows = []
     for pair in combinations(labels, 2):
-        both = [found for part in parts if (found := _paired(part, pair)) is not None]
-        if both:
-            row = _row(pair, both, kind=kind, replicates=len(both))
-            if len(both) > 1:
-                gaps = [float((first - second).mean()) for first, second, _ in both]
+        shared = [values for part in parts if (values := _paired(part, pair)) is not None]
+        if shared:
+            row = _comparison(pair, shared, kind=kind, replicates=len(shared))
+            if len(shared) > 1:
+                gaps = [float((first - second).mean()) for first, second, _ in shared]
                 row = replace(row, spread=float(np.var(gaps, ddof=1)), overlap=overlap, image_variance=0.0)
             rows.append(row)
     return rows
@@ -136,8 +137,8 @@ def _order(parts: Sequence[Cube], lower_is_better: bool) -> list[str]:
         for label, mean in part.means.items():
             means[label].append(mean)
     sign = 1 if lower_is_better else -1
-    over = {label: sign * finite_mean(np.array(values)) for label, values in means.items()}
-    return sorted(over, key=lambda label: (np.isnan(over[label]), over[label]))  # NaN last, as it cannot be ordered
+    overall = {label: sign * finite_mean(np.array(values)) for label, values in means.items()}
+    return sorted(overall, key=lambda label: (np.isnan(overall[label]), overall[label]))  # NaN last
 
 
 Paired = tuple[np.ndarray, np.ndarray, np.ndarray]  # values (seeds, images) of two losses, and the mask of these images
@@ -147,17 +148,17 @@ def _paired(data: Cube, pair: tuple[str, str]) -> Paired | None:
     """Return the values that two losses have in common; None if there are none."""
     if not set(pair) <= set(data.labels):
         return None
-    both, images = data.balanced(pair)
-    return (*both, images) if images.any() else None
+    values, images = data.balanced(pair)
+    return (*values, images) if images.any() else None
 
 
-def _row(pair: tuple[str, str], both: Sequence[Paired], **facts: Any) -> Comparison:
+def _comparison(pair: tuple[str, str], shared: Sequence[Paired], **facts: Any) -> Comparison:
     """Return the mean difference over parts of the data, with further fields; each image is a group unless given."""
-    ahead = float(np.mean([first.mean() for first, _, _ in both]))
-    behind = float(np.mean([second.mean() for _, second, _ in both]))
-    images = sum(first.shape[1] for first, _, _ in both)
-    about = {"first": pair[0], "second": pair[1], "difference": ahead - behind, "images": images, "groups": images}
-    return Comparison(**(about | facts))
+    difference = float(np.mean([first.mean() for first, _, _ in shared]))
+    difference -= float(np.mean([second.mean() for _, second, _ in shared]))
+    images = sum(first.shape[1] for first, _, _ in shared)
+    fields = {"first": pair[0], "second": pair[1], "difference": difference, "images": images, "groups": images}
+    return Comparison(**(fields | facts))
 
 
 def turned(pair: Comparison) -> Comparison:
@@ -175,19 +176,19 @@ def errors(pairs: Sequence[Comparison]) -> Errors:
 def _tested(pairs: list[Comparison]) -> list[Comparison]:
     """Return the pairs with moderated spreads and p-values; only pairs with equal settings moderate each other."""
     by_setting: dict[str, list[int]] = defaultdict(list)
-    for place, pair in enumerate(pairs):
+    for index, pair in enumerate(pairs):
         if np.isfinite(pair.spread) and setting(pair.first) == setting(pair.second):
-            by_setting[setting(pair.first)].append(place)
-    found = list(pairs)
-    for places in by_setting.values():
-        same = [pairs[place] for place in places]
-        losses = {label for pair in same for label in (pair.first, pair.second)}
-        spread, free = np.array([(pair.spread, pair.replicates - 1) for pair in same]).T
+            by_setting[setting(pair.first)].append(index)
+    moderated = list(pairs)
+    for indices in by_setting.values():
+        group = [pairs[index] for index in indices]
+        losses = {label for pair in group for label in (pair.first, pair.second)}
+        spread, free = np.array([(pair.spread, pair.replicates - 1) for pair in group]).T
         spread, prior = moderate(spread, free, len(losses))
-        for place, value in zip(places, spread, strict=True):
-            found[place] = replace(pairs[place], spread=float(value), prior=prior)
-    p = 2 * errors(found).above(np.abs([pair.difference for pair in found])) if found else ()
-    return [replace(pair, p=float(value)) for pair, value in zip(found, p, strict=True)]
+        for index, value in zip(indices, spread, strict=True):
+            moderated[index] = replace(pairs[index], spread=float(value), prior=prior)
+    p = 2 * errors(moderated).above(np.abs([pair.difference for pair in moderated])) if moderated else ()
+    return [replace(pair, p=float(value)) for pair, value in zip(moderated, p, strict=True)]
 
 
 def moderate(variance: np.ndarray, free: np.ndarray, losses: int) -> tuple[np.ndarray, float]:
@@ -198,15 +199,15 @@ def moderate(variance: np.ndarray, free: np.ndarray, losses: int) -> tuple[np.nd
     with much seed noise neither hides nor creates a difference. It is at most half of what `losses` - 2 further losses
     provide: with all of it, simulated sweeps with one loss of five times the seed noise were wrong too often.
     """
-    known = variance > 0  # zero has no logarithm
-    if losses < 3 or known.sum() < 2:
+    positive = variance > 0  # zero has no logarithm
+    if losses < 3 or positive.sum() < 2:
         return variance, 0.0
-    half = free[known] / 2
-    logs = np.log(variance[known]) - special.digamma(half) + np.log(half)  # unbiased for the log of the true variance
-    unlike = np.var(logs, ddof=1) - special.polygamma(1, half).mean()  # beyond what their estimation error explains
-    prior = most = (losses - 2) * float(free.min()) / 2
-    if unlike > special.polygamma(1, most / 2):
-        prior = 2 * inverse_trigamma(float(unlike))
+    half = free[positive] / 2
+    logs = np.log(variance[positive]) - special.digamma(half) + np.log(half)  # unbiased for the true log variance
+    excess = np.var(logs, ddof=1) - special.polygamma(1, half).mean()  # beyond what their estimation error explains
+    prior = largest = (losses - 2) * float(free.min()) / 2
+    if excess > special.polygamma(1, largest / 2):
+        prior = 2 * inverse_trigamma(float(excess))
     level = np.exp(logs.mean() + special.digamma(prior / 2) - np.log(prior / 2))
     return np.maximum(variance, (prior * level + free * variance) / (prior + free)), prior
 
@@ -238,13 +239,13 @@ def variances(effect: np.ndarray, groups: np.ndarray) -> Variances:
     seeds, images = effect.shape
     sizes = np.bincount(groups)
     means = np.array([np.bincount(groups, row) for row in effect]) / sizes  # (seeds, groups)
-    of_group = means.mean(axis=0)
-    rest = means - means.mean(axis=1, keepdims=True) - of_group + of_group.mean()
+    by_group = means.mean(axis=0)
+    residuals = means - means.mean(axis=1, keepdims=True) - by_group + by_group.mean()
     # groups weigh by size; squared sums about the weighted mean are too small if one group dominates it
     weight = np.sum((sizes / images) ** 2)
-    single = weight * np.sum(rest**2) / ((seeds - 1) * (len(sizes) - 1) * seeds)
+    single = weight * np.sum(residuals**2) / ((seeds - 1) * (len(sizes) - 1) * seeds)
     by_seed = effect.mean(axis=1)
-    return Variances(float(np.var(by_seed, ddof=1) / seeds), float(weight * np.var(of_group, ddof=1)), float(single))
+    return Variances(float(np.var(by_seed, ddof=1) / seeds), float(weight * np.var(by_group, ddof=1)), float(single))
 
 
 def components(values: np.ndarray) -> dict[str, float]:
@@ -256,19 +257,19 @@ def components(values: np.ndarray) -> dict[str, float]:
     """
     losses, seeds, images = values.shape
     loss, image = values.mean(axis=(1, 2), keepdims=True), values.mean(axis=(0, 1), keepdims=True)
-    run, both, grand = values.mean(axis=2, keepdims=True), values.mean(axis=1, keepdims=True), values.mean()
+    run, cell, grand = values.mean(axis=2, keepdims=True), values.mean(axis=1, keepdims=True), values.mean()
     # the mean squares, each of which combines several components
-    of_rest = ((values - run - both + loss) ** 2).sum() / (losses * (seeds - 1) * (images - 1))
-    of_runs = images * ((run - loss) ** 2).sum() / (losses * (seeds - 1))
-    of_both = seeds * ((both - loss - image + grand) ** 2).sum() / ((losses - 1) * (images - 1))
-    of_images = losses * seeds * ((image - grand) ** 2).sum() / (images - 1)
-    of_losses = seeds * images * ((loss - grand) ** 2).sum() / (losses - 1)
+    ms_rest = ((values - run - cell + loss) ** 2).sum() / (losses * (seeds - 1) * (images - 1))
+    ms_runs = images * ((run - loss) ** 2).sum() / (losses * (seeds - 1))
+    ms_cells = seeds * ((cell - loss - image + grand) ** 2).sum() / ((losses - 1) * (images - 1))
+    ms_images = losses * seeds * ((image - grand) ** 2).sum() / (images - 1)
+    ms_losses = seeds * images * ((loss - grand) ** 2).sum() / (losses - 1)
     return {
-        "images": (of_images - of_both) / (losses * seeds),
-        "losses": (of_losses - of_runs - of_both + of_rest) / (seeds * images),
-        "losses on images": (of_both - of_rest) / seeds,
-        "seeds": (of_runs - of_rest) / images,
-        "rest": of_rest,
+        "images": (ms_images - ms_cells) / (losses * seeds),
+        "losses": (ms_losses - ms_runs - ms_cells + ms_rest) / (seeds * images),
+        "losses on images": (ms_cells - ms_rest) / seeds,
+        "seeds": (ms_runs - ms_rest) / images,
+        "rest": ms_rest,
     }
 
 
@@ -291,8 +292,8 @@ def possibly_equal(losses: int) -> list[int]:
     If two of three losses differ, the third cannot equal both of them, so at most 1 of the 3 pairs is equal.
     """
     counts = [{0}, {0}]  # the possible numbers of equal pairs, for so many losses divided into groups of equal ones
-    for many in range(2, losses + 1):
-        of_group = {group: group * (group - 1) // 2 for group in range(1, many + 1)}
-        counts.append({rest + pairs for group, pairs in of_group.items() for rest in counts[many - group]})
+    for size in range(2, losses + 1):
+        equal_pairs = {group: group * (group - 1) // 2 for group in range(1, size + 1)}
+        counts.append({rest + pairs for group, pairs in equal_pairs.items() for rest in counts[size - group]})
     pairs = losses * (losses - 1) // 2
-    return [max(count for count in counts[losses] if count <= pairs - known) for known in range(pairs)]
+    return [max(count for count in counts[losses] if count <= pairs - differing) for differing in range(pairs)]

@@ -87,11 +87,11 @@ class Study:
     @property
     def digests(self) -> dict[str, str]:
         """The names of the runs that are compared, mapped to digests of their values."""
-        found: dict[str, str] = {}
+        digests: dict[str, str] = {}
         for folder, digest in self.sweep.used[["folder", "digest"]].itertuples(index=False):
-            name = f"{folder.parent.name}/{folder.name}" if folder.name in found else folder.name  # from two studies
-            found[name] = digest
-        return found
+            name = f"{folder.parent.name}/{folder.name}" if folder.name in digests else folder.name  # from two studies
+            digests[name] = digest
+        return digests
 
     @cached_property
     def look(self) -> Look:
@@ -104,7 +104,7 @@ class Study:
         if not self.has_verdict:
             return ""
         if first := self.look.instead:
-            return f"Exploratory: the first look at this study used {first}, and errors are controlled for that only."
+            return f"Exploratory: the first look at this study used {first}, and errors are controlled for it only."
         total = 100 * (1 - self.question.confidence)
         return (
             f"Look {self.look.number} at this study, tested at an error rate of {100 * self.look.error:.2g} % so that "
@@ -114,7 +114,7 @@ class Study:
     @property
     def has_verdict(self) -> bool:
         """Whether the answer makes any statement that could be wrong."""
-        return any(found.kind != "none" for found in self.verdicts)
+        return any(verdict.kind != "none" for verdict in self.verdicts)
 
     def remember(self, roots: Sequence[Path]) -> None:
         """Record a new look and its answer in looks.json of the `roots` that contain some of its runs."""
@@ -132,10 +132,10 @@ class Study:
         if self.question.images != "all":
             images = images[(images["foreground"] > 0) == (self.question.images == "foreground")]
             require(len(images) > 0, f"report: images={self.question.images}", IMAGES[self.question.images], "none")
-        found = cube(images, self.question.metric, self.of_folds)
-        means = np.array(list(found.means.values()))
+        data = cube(images, self.question.metric, self.of_folds)
+        means = np.array(list(data.means.values()))
         order = np.argsort(means if self.lower_is_better else -means, kind="stable")  # ties are sorted by label
-        return found.of([found.labels[k] for k in order])
+        return data.of([data.labels[k] for k in order])
 
     @property
     def labels(self) -> list[str]:
@@ -157,8 +157,8 @@ class Study:
         """A description of how the runs made masks from their probabilities."""
         if self.sweep.used["task"].iloc[0].kind == "multiclass":
             return "the most probable class"
-        found = {config.get("threshold", 0.5) for config in self.sweep.used["config"]}
-        return f"threshold {found.pop()}" if len(found) == 1 else "each run at its own threshold"
+        thresholds = {config.get("threshold", 0.5) for config in self.sweep.used["config"]}
+        return f"threshold {thresholds.pop()}" if len(thresholds) == 1 else "each run at its own threshold"
 
     @property
     def tiles(self) -> str:
@@ -177,14 +177,14 @@ class Study:
         if self.question.against not in {None, *self.labels}:
             return f"No verdict: no run of {self.question.against} has finished on these data."
         images = self.sweep.images
-        every, of_run = (images.groupby(by)["id"].nunique() for by in ("fold", ["fold", "run"]))
-        lacking = of_run < every.reindex(of_run.index, level="fold")  # lacks some images of its fold
-        mixed = every.index.min() < 0 <= every.index.max()  # runs on all images have fold -1
-        if lacking.any() or mixed:
-            how = differing(self.sweep.used["config"], "dataset.") or "their ids differ"
+        of_fold, of_run = (images.groupby(by)["id"].nunique() for by in ("fold", ["fold", "run"]))
+        incomplete = of_run < of_fold.reindex(of_run.index, level="fold")  # lacks some images of its fold
+        mixed = of_fold.index.min() < 0 <= of_fold.index.max()  # runs on all images have fold -1
+        if incomplete.any() or mixed:
+            difference = differing(self.sweep.used["config"], "dataset.") or "their ids differ"
             return (
-                f"No verdict: the runs were tested on different images ({how}); test each loss on the same images, "
-                "or on all of them with dataset.folds=5 dataset.fold=0,1,2,3,4."
+                f"No verdict: the runs were tested on different images ({difference}); test each loss on the same "
+                "images, or on all of them with dataset.folds=5 dataset.fold=0,1,2,3,4."
             )
         return ""
 
@@ -220,7 +220,7 @@ class Study:
         if undefined and not self.verdicts:
             images = IMAGES[self.question.images]
             return metrics_table.undefined(self.question.metric, images, undefined, bool(self.tiles))
-        judged = {label for found in self.verdicts for label in (found.pair.first, found.pair.second)}
+        judged = {label for verdict in self.verdicts for label in (verdict.pair.first, verdict.pair.second)}
         apart = [label for label in self.labels if label not in judged]
         sentence = headline(self.verdicts, self.question.against, apart)
         if not apart or not judged:
@@ -245,25 +245,25 @@ class Study:
         gap = {label: sign * (fixed[best] - fixed[label]) for label in self.labels}
         left = {label: sign * (tuned[best] - tuned[label]) for label in self.labels}
         least = 1 - CHANCE / len(behind)  # among equal losses, the best of many is probably ahead of some by chance
-        probable = {found.pair.second for found in behind if found.chances[0] >= least}
+        probable = {verdict.pair.second for verdict in behind if verdict.chances[0] >= least}
         vanishing = [label for label in self.labels if label in probable and left[label] < gap[label] / 2]
         if not vanishing:
             return ""
         most = max(vanishing, key=gap.__getitem__)
         rest = [label for label in vanishing if label != most]
         others = f"; likewise for {listed(rest)}" if rest else ""
-        before = f"{best} is ahead of {most} by {gap[most]:.3f} at the fixed threshold"
-        after = f"by {signed(left[most])}"
+        at_fixed = f"{best} is ahead of {most} by {gap[most]:.3f} at the fixed threshold"
+        at_tuned = f"by {signed(left[most])}"
         if left[most] < -self.question.delta:
-            after = f"{most} is ahead by {-left[most]:.3f}"
-        return f"Mostly calibration: {before}, but {after} at thresholds tuned on validation{others}."
+            at_tuned = f"{most} is ahead by {-left[most]:.3f}"
+        return f"Mostly calibration: {at_fixed}, but {at_tuned} at thresholds tuned on validation{others}."
 
     @cached_property
     def named(self) -> list[Verdict]:
         """The verdicts worth listing: all, if up to ten or with a baseline; otherwise those of the leading loss."""
         if len(self.verdicts) <= 10 or self.question.against:
             return self.verdicts
-        return [found for found in self.verdicts if found.pair.first == self.verdicts[0].pair.first]
+        return [verdict for verdict in self.verdicts if verdict.pair.first == self.verdicts[0].pair.first]
 
     @cached_property
     def blind(self) -> str:
@@ -279,8 +279,8 @@ class Study:
 
         A loss whose probabilities are too high or too low scores badly although another threshold would fix it.
         """
-        known = any("tuned" in found.images for found in self._pooled.values())
-        if self.question.metric not in THRESHOLDED or not known or not self.verdicts:
+        available = any("tuned" in decisions.images for decisions in self._pooled.values())
+        if self.question.metric not in THRESHOLDED or not available or not self.verdicts:
             return None
         tuned = replace(self, question=replace(self.question, rule="tuned"))
         tuned.__dict__["_pooled"] = self._pooled  # the storage of cached_property, so that the files are read only once
@@ -320,7 +320,7 @@ class Study:
     @cached_property
     def tables(self) -> dict[str, np.ndarray]:
         """The histogram (2, 256) of each loss, summed over all test pixels and runs."""
-        return self._summed({row: found.table for row, found in self._pooled.items()})
+        return self._summed({row: decisions.table for row, decisions in self._pooled.items()})
 
     @cached_property
     def confusions(self) -> dict[str, np.ndarray]:
@@ -330,21 +330,21 @@ class Study:
     def _summed(self, by_run: Mapping[int, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the sum over the runs of each loss; losses without a run in `by_run` are left out."""
         labels = self.sweep.used["label"]
-        found = {label: [value for row, value in by_run.items() if labels[row] == label] for label in self.labels}
-        return {label: np.sum(values, axis=0) for label, values in found.items() if values}
+        values_of = {label: [value for row, value in by_run.items() if labels[row] == label] for label in self.labels}
+        return {label: np.sum(values, axis=0) for label, values in values_of.items() if values}
 
     def figures(self) -> dict[str, Figure]:
         """Draw the figures that these runs allow; returns them by file name without suffix."""
-        drawn = {"seeds": report_figures.seeds(self.data, self.question.metric)}
+        figures = {"seeds": report_figures.seeds(self.data, self.question.metric)}
         if len(self._histories):
-            drawn["learning"] = report_figures.learning(self._histories, self.labels)
+            figures["learning"] = report_figures.learning(self._histories, self.labels)
         if self.verdicts:
-            drawn["forest"] = report_figures.forest(self.named, self.question.metric)
+            figures["forest"] = report_figures.forest(self.named, self.question.metric)
         if self.tables:
-            drawn["precision_recall"] = report_figures.precision_recall(self.metrics, self.tables, self.labels)
-            moved = {  # each run with its own temperature
-                row: rebinned(one.table, scaled(MIDDLES, one.scores["scaled/temperature"]))
-                for row, one in self._pooled.items()
+            figures["precision_recall"] = report_figures.precision_recall(self.metrics, self.tables, self.labels)
+            rescaled = {  # each run with its own temperature
+                row: rebinned(decisions.table, scaled(MIDDLES, decisions.scores["scaled/temperature"]))
+                for row, decisions in self._pooled.items()
             }
-            drawn["reliability"] = report_figures.reliability(self.tables, self._summed(moved), self.labels)
-        return drawn
+            figures["reliability"] = report_figures.reliability(self.tables, self._summed(rescaled), self.labels)
+        return figures

@@ -18,12 +18,12 @@ def scores_at(table: NDArray, empty: str = "correct") -> dict[str, NDArray]:
     IoU and Dice without true foreground are 1 for an empty prediction and 0 otherwise ("correct"), or NaN ("skip").
     """
     tp, fp = from_above(table[..., 1, :]), from_above(table[..., 0, :])
-    true, found = tp[..., :1], tp + fp
-    blank = np.where(found == 0, 1.0, 0.0) if empty == "correct" else np.full(found.shape, np.nan)
+    true, predicted = tp[..., :1], tp + fp
+    empty_score = np.where(predicted == 0, 1.0, 0.0) if empty == "correct" else np.full(predicted.shape, np.nan)
     return {
-        "iou": np.where(true == 0, blank, ratio(tp, true + fp)),
-        "dice": np.where(true == 0, blank, ratio(2 * tp, true + found)),
-        "precision": ratio(tp, found),
+        "iou": np.where(true == 0, empty_score, ratio(tp, true + fp)),
+        "dice": np.where(true == 0, empty_score, ratio(2 * tp, true + predicted)),
+        "precision": ratio(tp, predicted),
         "recall": ratio(tp, true + 0 * tp),  # broadcast to the shape of tp
     }
 

@@ -17,8 +17,8 @@ from seglab.reporting.html import number, table
 
 def searches(folders: Iterable[Path]) -> list[dict[str, Any]]:
     """Return the searches recorded in the study folders that contain these run folders."""
-    found = [read_json(study / "search.json") for study in sorted({folder.parent for folder in folders})]
-    return [facts for facts in found if facts]
+    contents = [read_json(study / "search.json") for study in sorted({folder.parent for folder in folders})]
+    return [facts for facts in contents if facts]
 
 
 def expected_best(values: Sequence[float], mode: str = "max") -> np.ndarray:
@@ -46,20 +46,20 @@ def curves(search: dict[str, Any]) -> dict[str, np.ndarray]:
         if values:
             best = running(values) if search["sampler"] == "tpe" else expected_best(values, search["mode"])
             by_title[tuning["title"]].append(best)
-    shortest = {title: min(map(len, found)) for title, found in by_title.items()}  # failed trials make lists shorter
-    return {title: np.mean([best[: shortest[title]] for best in found], axis=0) for title, found in by_title.items()}
+    shortest = {title: min(map(len, runs)) for title, runs in by_title.items()}  # lists lack failed trials
+    return {title: np.mean([best[: shortest[title]] for best in runs], axis=0) for title, runs in by_title.items()}
 
 
 @styled
 def figure(search: dict[str, Any]) -> Figure:
     """Draw the best value of each loss after k trials."""
     drawn = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-    axis, known = drawn.subplots(), curves(search)
-    for title, style in line_styles(known).items():
-        axis.plot(1 + np.arange(len(known[title])), known[title], marker=".", label=title, **style)
+    axis, best_values = drawn.subplots(), curves(search)
+    for title, style in line_styles(best_values).items():
+        axis.plot(1 + np.arange(len(best_values[title])), best_values[title], marker=".", label=title, **style)
     axis.set(xlabel="trials", ylabel=f"best {search['monitor']}")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if known:
+    if best_values:
         axis.legend()
     return drawn
 
@@ -68,11 +68,11 @@ def trials(search: dict[str, Any]) -> Markup:
     """Return a table of each search: its budget, its best setting, and warnings about too narrow ranges."""
     rows = []
     for tuning in search["tunings"]:
-        best, done = tuning["best"] or {"setting": {}, "value": np.nan}, tuning["trials"]
-        failed = sum(trial["value"] is None for trial in done)
-        epochs = sum(trial["epochs"] for trial in done)
+        best, all_trials = tuning["best"] or {"setting": {}, "value": np.nan}, tuning["trials"]
+        failed = sum(trial["value"] is None for trial in all_trials)
+        epochs = sum(trial["epochs"] for trial in all_trials)
         values = ", ".join(f"{name}={value}" for name, value in best["setting"].items())
-        numbers = [number(count, 0) for count in (tuning["seed"], len(done), failed, epochs)]
+        numbers = [number(count, 0) for count in (tuning["seed"], len(all_trials), failed, epochs)]
         rows.append([tuning["title"], *numbers, best["value"], values or "none", "; ".join(tuning["edges"])])
     head = ["loss", "seed", "trials", "failed", "epochs", f"best {search['monitor']}", "best setting", "warnings"]
     return table(head, rows)

@@ -69,8 +69,8 @@ class Verdict:
     def words(self) -> str:
         """The verdict as a sentence, with the difference and its interval."""
         first, second, gap = self.pair.first, self.pair.second, signed(self.gap)
-        far = np.isinf(self.high)  # behind a loss with which it shares no seed
-        interval = "an unknown amount" if far else f"{signed(self.low)} to {signed(self.high)}"
+        unbounded = np.isinf(self.high)  # behind a loss with which it shares no seed
+        interval = "an unknown amount" if unbounded else f"{signed(self.low)} to {signed(self.high)}"
         behind, ahead = f"{gap} behind {first}", f"{first} ahead by {gap}"
         if self.gap < 0:  # possible if `best`, when losses have different seeds
             behind = f"{signed(-self.gap)} ahead of {first} on the {self.pair.kind} and images that both have"
@@ -144,18 +144,20 @@ def judge(
         return []
     sign = -1.0 if lower_is_better else 1.0  # on shared seeds the order may differ from that of the means
     pairs = [turned(pair) if sign * pair.difference < 0 else pair for pair in pairs]
-    spread = errors(pairs)
-    family = len(pairs) if question == "pairs" else len(losses) - 1  # number of simultaneous intervals (Bonferroni)
-    reach = spread.reach(alpha / family)
+    pair_errors = errors(pairs)
+    tests = len(pairs) if question == "pairs" else len(losses) - 1  # number of simultaneous intervals (Bonferroni)
+    reach = pair_errors.reach(alpha / tests)
     gaps = sign * np.array([pair.difference for pair in pairs])
-    first, second = spread.above(delta - gaps), spread.above(delta + gaps)  # P(ahead by more than delta)
+    first_ahead = pair_errors.above(delta - gaps)  # the probability that first is ahead by more than delta
+    second_ahead = pair_errors.above(delta + gaps)
     if question == "best":
-        leader, judged = _beside_the_best(pairs, list(losses), gaps, reach, delta)
+        leader, judged = _judge_against_best(pairs, list(losses), gaps, reach, delta)
         for k in (k for k, *_ in judged if pairs[k].second == leader):
-            pairs[k], gaps[k], first[k], second[k] = turned(pairs[k]), -gaps[k], second[k], first[k]
+            pairs[k], gaps[k] = turned(pairs[k]), -gaps[k]
+            first_ahead[k], second_ahead[k] = second_ahead[k], first_ahead[k]
     else:
-        judged = _beside_each_other(pairs, gaps, first, reach, alpha, len(losses) if question == "pairs" else 0)
-    most = max(pair.replicates for pair in pairs)
+        judged = _judge_pairs(pairs, gaps, first_ahead, reach, alpha, len(losses) if question == "pairs" else 0)
+    most_shared = max(pair.replicates for pair in pairs)
     return [
         Verdict(
             pair=pairs[k],
@@ -163,11 +165,11 @@ def judge(
             gap=float(gaps[k]),
             low=float(np.clip(low, -largest, largest)),
             high=float(np.clip(high, -largest, largest)),
-            chances=(float(first[k]), float(1 - first[k] - second[k]), float(second[k])),
+            chances=(float(first_ahead[k]), float(1 - first_ahead[k] - second_ahead[k]), float(second_ahead[k])),
             delta=delta,
-            level=(next_alpha or alpha) / family,
+            level=(next_alpha or alpha) / tests,
             best=question == "best",
-            few=_shared(pairs[k], rival, shared) if shared < most else "",
+            few=_few_shared(pairs[k], rival, shared) if shared < most_shared else "",
         )
         for k, kind, low, high, rival, shared in judged
     ]
@@ -178,32 +180,32 @@ Judged = Iterable[tuple[int, Kind, float, float, str, int]]
 replicates that the second loss shares with that loss."""
 
 
-def _shared(pair: Comparison, rival: str, shared: int) -> str:
+def _few_shared(pair: Comparison, rival: str, shared: int) -> str:
     """Describe how few replicates the second loss of a pair shares with a rival."""
     number = {0: f"no {pair.kind.removesuffix('s')}", 1: f"only 1 {pair.kind.removesuffix('s')}"}
     return f"{pair.second} and {rival} share {number.get(shared, f'only {shared} {pair.kind}')}"
 
 
-def _beside_each_other(
-    pairs: Sequence[Comparison], gaps: NDArray, first: NDArray, reach: NDArray, alpha: float, losses: int
+def _judge_pairs(
+    pairs: Sequence[Comparison], gaps: NDArray, first_ahead: NDArray, reach: NDArray, alpha: float, losses: int
 ) -> Judged:
     """Yield verdicts of two families of tests: "better", and "equivalent" by two one-sided tests (Schuirmann 1987).
 
-    `first` is the probability that each gap (>= 0) exceeds delta; `losses` is 0 unless the question is pairs.
+    `first_ahead` is the probability that each gap (>= 0) exceeds delta; `losses` is 0 unless the question is pairs.
     """
     complete = losses * (losses - 1) // 2 == np.isfinite([pair.p for pair in pairs]).sum()  # Shaffer's steps need it
-    differ = step_down([pair.p for pair in pairs], possibly_equal(losses) if losses and complete else None)
-    alike = step_down((2 * first).clip(max=1).tolist())
+    p_differ = step_down([pair.p for pair in pairs], possibly_equal(losses) if losses and complete else None)
+    p_equal = step_down((2 * first_ahead).clip(max=1).tolist())
     for k, pair in enumerate(pairs):
-        kind: Kind = "better" if differ[k] <= alpha else "unknown"
+        kind: Kind = "better" if p_differ[k] <= alpha else "unknown"
         low = gaps[k] - reach[k]
         low = max(0.0, low) if kind == "better" else low  # the steps find more than the simultaneous intervals exclude
-        kind = "equivalent" if alike[k] <= alpha else kind  # overrides "better": so small a difference does not matter
+        kind = "equivalent" if p_equal[k] <= alpha else kind  # overrides "better": such a difference does not matter
         kind = "none" if np.isnan(pair.p) else kind
         yield k, kind, low, gaps[k] + reach[k], pair.first, pair.replicates
 
 
-def _beside_the_best(
+def _judge_against_best(
     pairs: Sequence[Comparison], losses: list[str], gaps: NDArray, reach: NDArray, delta: float
 ) -> tuple[str, Judged]:
     """Return the leader, and how far each loss is behind the best, valid if the intervals of the true best all hold."""
@@ -219,7 +221,7 @@ def _beside_the_best(
     may_be_best = (ahead + half >= 0).all(axis=1)
     leader = _leader(ahead, may_be_best & np.isfinite(half).any(axis=1))
     may_be_best |= not may_be_best.any()  # with different seeds, each may be behind another
-    found = []
+    judged = []
     for k, pair in enumerate(pairs):
         if losses[leader] not in (pair.first, pair.second):
             continue
@@ -232,18 +234,18 @@ def _beside_the_best(
         kind = "better" if low > 0 else kind
         kind = "equivalent" if high < delta else kind
         kind = "none" if np.isnan(pair.p) else kind
-        found.append((k, kind, low, high, losses[rival], int(shared[rival, loss])))
-    return losses[leader], found
+        judged.append((k, kind, low, high, losses[rival], int(shared[rival, loss])))
+    return losses[leader], judged
 
 
-def _leader(ahead: NDArray, able: NDArray) -> int:
-    """Return the loss with the smallest deficit against any other loss, among those that are `able`, if any.
+def _leader(ahead: NDArray, candidates: NDArray) -> int:
+    """Return the loss with the smallest deficit against any other loss, among those that are `candidates`, if any.
 
     If all losses have the same seeds, it is the loss with the best mean. Means over different seeds cannot be compared,
     since the loss with the easy seeds would lead.
     """
     worst = ahead.min(axis=1)
-    return int(np.where(able, worst, -np.inf).argmax() if able.any() else worst.argmax())
+    return int(np.where(candidates, worst, -np.inf).argmax() if candidates.any() else worst.argmax())
 
 
 def ranks(verdicts: Sequence[Verdict]) -> dict[str, tuple[int, int]]:
@@ -251,8 +253,8 @@ def ranks(verdicts: Sequence[Verdict]) -> dict[str, tuple[int, int]]:
 
     If every "better" is right, the intervals contain all true ranks (Mogstad, Romano, Shaikh and Wilhelm 2024).
     """
-    losses = list(dict.fromkeys(label for found in verdicts for label in (found.pair.first, found.pair.second)))
-    better = [found.pair for found in verdicts if found.kind == "better"]
+    losses = list(dict.fromkeys(label for verdict in verdicts for label in (verdict.pair.first, verdict.pair.second)))
+    better = [verdict.pair for verdict in verdicts if verdict.kind == "better"]
     above, below = Counter(pair.second for pair in better), Counter(pair.first for pair in better)
     return {label: (1 + above[label], len(losses) - below[label]) for label in losses}
 
@@ -260,48 +262,48 @@ def ranks(verdicts: Sequence[Verdict]) -> dict[str, tuple[int, int]]:
 def headline(verdicts: Sequence[Verdict], against: str | None = None, apart: Sequence[str] = ()) -> str:
     """Return the answer in one sentence; `apart` lists the losses that share no seed with the leader."""
     if not verdicts:
-        lacking = f"{against} has no finished run" if against else "fewer than two losses have finished runs"
-        return f"There is nothing to compare: {lacking} with a seed in common."
+        reason = f"{against} has no finished run" if against else "fewer than two losses have finished runs"
+        return f"There is nothing to compare: {reason} with a seed in common."
     leader, delta = verdicts[0].pair.first, verdicts[0].delta
-    if all(found.kind == "none" for found in verdicts):
+    if all(verdict.kind == "none" for verdict in verdicts):
         per = " per loss" if verdicts[0].pair.replicates < 2 else ""
         return f"{_best_mean(leader, verdicts)}, but one {verdicts[0].lacking}{per} gives no verdict."
     if not against and not verdicts[0].best:  # choose a loss that no other is better than
         leader = next((label for label, (highest, _) in ranks(verdicts).items() if highest == 1), leader)
     rivals: dict[str, list[str]] = defaultdict(list)
-    for found in verdicts:
-        pair = found.pair
+    for verdict in verdicts:
+        pair = verdict.pair
         if against and pair.first != against:  # then the baseline is second
-            rivals["ahead" if found.kind == "better" else found.kind].append(pair.first)
+            rivals["ahead" if verdict.kind == "better" else verdict.kind].append(pair.first)
         elif against or pair.first == leader:
-            rivals[found.kind].append(pair.second)
+            rivals[verdict.kind].append(pair.second)
         elif pair.second == leader:
-            rivals[found.kind].append(pair.first)
+            rivals[verdict.kind].append(pair.first)
     if against:
         phrases = {"ahead": "{} {are} better", "better": "{} {are} worse"}
         phrases |= {"equivalent": f"{{}} {{are}} equivalent within {delta:g}", "unknown": "cannot tell for {}"}
         phrases |= {"none": "no verdict on {}"}
-        return f"Compared with {against}: {'; '.join(_said(phrases, rivals))}."
+        return f"Compared with {against}: {'; '.join(_clauses(phrases, rivals))}."
     if not verdicts[0].best:
         phrases = {"better": "is better than {}", "equivalent": f"is equivalent within {delta:g} to {{}}"}
         phrases |= {"unknown": "cannot be distinguished from {}", "none": "has no verdict against {}"}
-        return f"{leader} {'; it '.join(_said(phrases, rivals))}."
-    able = [leader, *rivals["unknown"], *rivals["none"], *apart]
-    if len(able) == len(verdicts) + 1 + len(apart):
-        return f"Any of the {len(able)} losses may be the best; {_best_mean(leader, verdicts)}."
-    least = min((found.low for found in verdicts if found.kind == "better"), default=0.0)
+        return f"{leader} {'; it '.join(_clauses(phrases, rivals))}."
+    candidates = [leader, *rivals["unknown"], *rivals["none"], *apart]
+    if len(candidates) == len(verdicts) + 1 + len(apart):
+        return f"Any of the {len(candidates)} losses may be the best; {_best_mean(leader, verdicts)}."
+    least = min((verdict.low for verdict in verdicts if verdict.kind == "better"), default=0.0)
     phrases = {"equivalent": f"{{}} {{are}} as good within {delta:g}"}
     phrases |= {"not best": "another loss is at least as good as {}"}
     phrases |= {"better": f"{{}} {{are}} worse{by_at_least(least)}"}
-    answer = f"{leader} is the best" if len(able) == 1 else f"The best may be {listed(able, 'or')}"
-    if len(able) == 1 and "equivalent" in rivals:
-        alike = [leader, *rivals.pop("equivalent")]
-        names = listed(alike) if len(alike) < 5 else f"{leader} and {len(alike) - 1} others"
+    answer = f"{leader} is the best" if len(candidates) == 1 else f"The best may be {listed(candidates, 'or')}"
+    if len(candidates) == 1 and "equivalent" in rivals:
+        equal = [leader, *rivals.pop("equivalent")]
+        names = listed(equal) if len(equal) < 5 else f"{leader} and {len(equal) - 1} others"
         answer = f"{names} are equally good within {delta:g}"
-    return "; ".join([answer, *_said(phrases, rivals)]) + "."
+    return "; ".join([answer, *_clauses(phrases, rivals)]) + "."
 
 
-def _said(phrases: dict[str, str], rivals: dict[str, list[str]]) -> list[str]:
+def _clauses(phrases: dict[str, str], rivals: dict[str, list[str]]) -> list[str]:
     """Return the phrases for the kinds of verdict that occur, with the names of the losses and the verb filled in."""
     return [
         phrase.format(listed(rivals[kind]), are="is" if len(rivals[kind]) == 1 else "are")
@@ -312,14 +314,14 @@ def _said(phrases: dict[str, str], rivals: dict[str, list[str]]) -> list[str]:
 
 def _best_mean(leader: str, verdicts: Sequence[Verdict]) -> str:
     """Return a clause naming the loss, or the losses, with the best mean."""
-    beside = [each for each in verdicts if each.pair.first == leader]
-    level = [leader, *(each.pair.second for each in beside if each.gap == 0)]
+    comparisons = [verdict for verdict in verdicts if verdict.pair.first == leader]
+    tied = [leader, *(verdict.pair.second for verdict in comparisons if verdict.gap == 0)]
     mean = "best mean"
-    if len({each.pair.replicates for each in beside}) > 1:
-        mean += f" on the {beside[0].pair.kind} that each pair shares"
-    if len(level) == 1:
+    if len({verdict.pair.replicates for verdict in comparisons}) > 1:
+        mean += f" on the {comparisons[0].pair.kind} that each pair shares"
+    if len(tied) == 1:
         return f"{leader} has the {mean}"
-    return f"{listed(level) if len(level) < 5 else f'{len(level)} losses'} share the {mean}"
+    return f"{listed(tied) if len(tied) < 5 else f'{len(tied)} losses'} share the {mean}"
 
 
 def listed(names: list[str], last: str = "and") -> str:

@@ -29,8 +29,8 @@ def answer(roots: Sequence[Path], question: Question) -> Answer:
     """Answer the question for all runs below some folders, and record the new looks."""
     sweep = collect(roots, question.of_class)
     losses = dict.fromkeys(sweep.used["label"])
-    known = not losses or question.against in {None, *losses}
-    require(known, "report: against", f"one of {', '.join(losses)}", question.against)
+    valid = not losses or question.against in {None, *losses}
+    require(valid, "report: against", f"one of {', '.join(losses)}", question.against)
     studies = []
     for name, runs in sweep.benchmarks():
         study = Study(name, runs, question, known_looks(roots, runs.benchmark))
@@ -46,29 +46,29 @@ def write(roots: Sequence[Path], question: Question, found: Answer, output: str 
     """
     sweep, studies, over = found
     out = Path(output or roots[0] / (question.of_class or ""))  # the report on one class does not replace that on all
-    new = len(sweep.used) > 0 or not (out / "report.html").exists()
+    allowed = len(sweep.used) > 0 or not (out / "report.html").exists()
     remedy = f"{out / 'report.html'} is not replaced"
-    require(new, "report", "a run to compare", f"none ({sweep.reasons})", remedy)
+    require(allowed, "report", "a run to compare", f"none ({sweep.reasons})", remedy)
     (out / "figures").mkdir(parents=True, exist_ok=True)
     keys = file_keys(study.title for study in studies)
     prefixes = [f"{key}_" if len(keys) > 1 else "" for key in keys]
-    drawn = [_figures(study, out / "figures", prefix) for study, prefix in zip(studies, prefixes, strict=True)]
+    figures = [_figures(study, out / "figures", prefix) for study, prefix in zip(studies, prefixes, strict=True)]
     write_text(out / "table.csv", csv(studies, sweep.runs))
     write_text(out / "table.md", markdown(studies, sweep.runs, over))
     commands = "\n".join([*training_commands(sweep.runs["overrides"]), report_command(roots, question)])
     name = (roots[0] if len(roots) == 1 else out).resolve().name  # "." has no name
-    top = (over, _figures(over, out / "figures", "all-data-sets_")) if over else None
-    return write_text(out / "report.html", page(name, studies, drawn, sweep.runs, commands, top))
+    overall = (over, _figures(over, out / "figures", "all-data-sets_")) if over else None
+    return write_text(out / "report.html", page(name, studies, figures, sweep.runs, commands, overall))
 
 
 def report_command(roots: Sequence[Path], question: Question) -> str:
     """Return the command that asks the question about some folders."""
-    usual, words = Question().asked, [str(root) for root in roots]
+    defaults, arguments = Question().asked, [str(root) for root in roots]
     for key, value in question.asked.items():
-        if value != usual[key]:
-            bare = re.fullmatch(r"[\w.-]+", str(value))
-            words.append(f"{key}={value}" if bare else f'{key}="{value}"')  # Hydra needs "focal gamma=2"
-    return " ".join(["python -m seglab.report", *map(shlex.quote, words)])
+        if value != defaults[key]:
+            unquoted = re.fullmatch(r"[\w.-]+", str(value))
+            arguments.append(f"{key}={value}" if unquoted else f'{key}="{value}"')  # Hydra needs "focal gamma=2"
+    return " ".join(["python -m seglab.report", *map(shlex.quote, arguments)])
 
 
 def training_commands(overrides: Iterable[list[str] | None]) -> list[str]:
@@ -79,22 +79,22 @@ def training_commands(overrides: Iterable[list[str] | None]) -> list[str]:
     runs = [dict(word.split("=", 1) for word in words if "=" in word) for words in overrides if isinstance(words, list)]
     keys = dict.fromkeys(key for run in runs for key in run)  # a dict keeps the order of insertion
     values = {key: dict.fromkeys(run[key] for run in runs if key in run) for key in keys}
-    made = {tuple(run.get(key) for key in keys) for run in runs}
-    start = "python -m seglab.train"
+    combinations = {tuple(run.get(key) for key in keys) for run in runs}
+    command = "python -m seglab.train"
     # counted, not enumerated: 15 runs may span 10^11 combinations
-    full = all(len(run) == len(keys) for run in runs) and len(made) == math.prod(map(len, values.values()))
-    if len(runs) > 1 and full:
-        return [" ".join([f"{start} -m", *(shlex.quote(f"{key}={','.join(values[key])}") for key in keys)])]
-    return [" ".join([start, *(shlex.quote(f"{key}={value}") for key, value in run.items())]) for run in runs]
+    is_grid = all(len(run) == len(keys) for run in runs) and len(combinations) == math.prod(map(len, values.values()))
+    if len(runs) > 1 and is_grid:
+        return [" ".join([f"{command} -m", *(shlex.quote(f"{key}={','.join(values[key])}") for key in keys)])]
+    return [" ".join([command, *(shlex.quote(f"{key}={value}") for key, value in run.items())]) for run in runs]
 
 
 def _figures(study: Study, folder: Path, prefix: str) -> dict[str, str]:
     """Save the figures of a study as SVG files whose names begin with `prefix`; return their texts by figure name."""
-    drawn = {}
+    texts = {}
     for key, figure in study.figures().items():
-        drawn[key] = svg(figure, prefix + key)
-        write_text(folder / f"{prefix}{key}.svg", drawn[key])
-    return drawn
+        texts[key] = svg(figure, prefix + key)
+        write_text(folder / f"{prefix}{key}.svg", texts[key])
+    return texts
 
 
 def page(
@@ -111,9 +111,9 @@ def page(
     failed and missing runs, and the `commands` that reproduce it.
     """
     searches = tuning.searches(runs["folder"])
-    used = runs[runs["used"]]
-    seeds = used["seed"].nunique()
-    facts = f"{len(used)} of {len(runs)} runs compared, {seeds} seed{'s' * (seeds != 1)}, {datetime.date.today()}"
+    compared = runs[runs["used"]]
+    seeds = compared["seed"].nunique()
+    facts = f"{len(compared)} of {len(runs)} runs compared, {seeds} seed{'s' * (seeds != 1)}, {datetime.date.today()}"
     return TEMPLATES.get_template("report.html.j2").render(
         title=name,
         facts=facts,
@@ -165,8 +165,8 @@ def markdown(studies: list[Study], runs: pd.DataFrame, over: DataSets | None = N
     lines = [f"**{over.headline}**", "", *filter(None, [over.look_words]), ""] if over else []
     for study in studies:
         lines += [f"## {study.title}", "", study.headline, "", *(f"- {found.words}" for found in study.named)]
-        tuned = f"At the threshold tuned on validation: {study.tuned.headline}" if study.tuned else ""
-        for sentence in filter(None, (study.blind, study.tiles, study.look_words, tuned)):
+        at_tuned = f"At the threshold tuned on validation: {study.tuned.headline}" if study.tuned else ""
+        for sentence in filter(None, (study.blind, study.tiles, study.look_words, at_tuned)):
             lines += ["", sentence]
         for name, keys in blocks(study.spread.columns.get_level_values(0), study.decision).items():
             lines += ["", f"**{name}**", "", *_markdown_table(study.spread, keys)]
@@ -190,5 +190,5 @@ def _markdown_table(spread: pd.DataFrame, keys: list[str], head: Callable[[str],
 def _mean_sd(mean: float, sd: float, runs: str) -> str:
     if pd.isna(mean):
         return "–"
-    digits, some = decimals(mean, sd), f", {runs}" if runs else ""
-    return f"{mean:.{digits}f}{some}" if pd.isna(sd) else f"{mean:.{digits}f} ±{sd:.{digits}f}{some}"
+    digits, suffix = decimals(mean, sd), f", {runs}" if runs else ""
+    return f"{mean:.{digits}f}{suffix}" if pd.isna(sd) else f"{mean:.{digits}f} ±{sd:.{digits}f}{suffix}"

@@ -10,7 +10,7 @@ from seglab.reporting.load_runs import collect
 from seglab.reporting.metrics_table import (
     BLOCKS,
     FRACTIONS,
-    _found,
+    _object_metrics,
     at_threshold,
     over_seeds,
     read_decisions,
@@ -134,7 +134,7 @@ def test_what_was_found_is_counted_by_hand():
         "objects_found": [0.0] * 2 + [1.0] * 9 + [0.0],
     }
     table = rows_per_image(pd.DataFrame(rows | {"class": "foreground"}), Task())
-    found, means = _found(table).loc[0], table.mean(numeric_only=True)
+    found, means = _object_metrics(table).loc[0], table.mean(numeric_only=True)
     assert found["iou/worst tenth"] == pytest.approx(0.2)  # the worst two of twelve
     assert means["found/nothing"] == pytest.approx(1 / 11)
     assert means["found/area_error"] == pytest.approx((-1 + (6 / 8 - 1) + 9 * 1) / 11)
