@@ -43,17 +43,17 @@ def losses(cfg: DictConfig) -> Sequence[Any]:
     gpu = settings.device == "cpu" or torch.cuda.is_available()
     require(gpu, "losses.device", "a GPU", "none here", "use losses.device=cpu")
     torch.set_num_threads(settings.threads)
-    kind, count, rare = settings.task, settings.shape[1], settings.foreground
+    kind, count, fraction = settings.task, settings.shape[1], settings.foreground
     task = Task(kind, tuple(f"class {k}" for k in range(count)))
-    frequency = [rare] * count
+    frequency = [fraction] * count
     if kind == "multiclass":  # the background first; the other classes share the rest equally
-        frequency = [1 - rare, *[rare / (count - 1)] * (count - 1)]
-    known = sorted(file.stem for file in (CONF / "loss").glob("*.yaml"))
-    names = settings.only or known
-    require(set(names) <= set(known), "losses.only", f"names among {', '.join(known)}", list(names))
-    made = {name: build(OmegaConf.load(CONF / "loss" / f"{name}.yaml")) for name in names}
-    fitting = {name: loss.with_task(task) for name, loss in made.items() if kind in loss.tasks}
-    fitted = {name: loss.with_class_frequency(frequency) for name, loss in fitting.items()}
+        frequency = [1 - fraction, *[fraction / (count - 1)] * (count - 1)]
+    available = sorted(file.stem for file in (CONF / "loss").glob("*.yaml"))
+    names = settings.only or available
+    require(set(names) <= set(available), "losses.only", f"names among {', '.join(available)}", list(names))
+    built = {name: build(OmegaConf.load(CONF / "loss" / f"{name}.yaml")) for name in names}
+    supported = {name: loss.with_task(task) for name, loss in built.items() if kind in loss.tasks}
+    fitted = {name: loss.with_class_frequency(frequency) for name, loss in supported.items()}
     require(bool(fitted), "losses.only", f"a loss for {kind} tasks", list(names))
     options = {name: settings[name] for name in ("foreground", "repeats", "compile", "step", "device")}
     return measure(fitted, shape=list(settings.shape), **options)

@@ -75,10 +75,10 @@ def file_keys(titles: Iterable[str]) -> list[str]:
 
     At most 100 characters long, since a title may contain a path, and file names are limited to 255 bytes.
     """
-    keys, seen = list[str](), Counter[str]()
+    keys, counts = list[str](), Counter[str]()
     for key in (re.sub(r"[^0-9A-Za-z]+", "-", title)[:100] for title in titles):
-        seen[key] += 1
-        keys.append(key if seen[key] == 1 else f"{key}_{seen[key]}")
+        counts[key] += 1
+        keys.append(key if counts[key] == 1 else f"{key}_{counts[key]}")
     return keys
 
 
@@ -157,10 +157,10 @@ def paint_errors(
     `image` is uint8 (h, w), (h, w, 1) or (h, w, 3); truth and probability are (h, w), or (k, h, w) for several classes.
     Pixels outside `valid` (h, w) are hatched.
     """
-    found, real = decided(probability, threshold, kind), decided(truth, HALF, kind)
-    fp = (found & ~real).any(0)
-    fn = (~found & real).any(0) & ~fp  # a pixel of the wrong class is both; it gets one color
-    tp = (found & real).any(0) & ~fp & ~fn
+    predicted, true = decided(probability, threshold, kind), decided(truth, HALF, kind)
+    fp = (predicted & ~true).any(0)
+    fn = (~predicted & true).any(0) & ~fp  # a pixel of the wrong class is both; it gets one color
+    tp = (predicted & true).any(0) & ~fp & ~fn
     return _paint(image, zip((FALSE_POSITIVE, FALSE_NEGATIVE, TRUE_POSITIVE), (fp, fn, tp), strict=True), valid)
 
 
@@ -174,8 +174,8 @@ def paint_classes(
 def _paint(image: np.ndarray, layers: Iterable[tuple[str, np.ndarray]], valid: np.ndarray | None) -> np.ndarray:
     channels = np.moveaxis(image.reshape(*image.shape[:2], -1).astype(float), 2, 0)
     canvas = np.repeat((0.45 * (sum(channels) / len(channels)))[..., None], 3, axis=2)  # darkened, so that colors show
-    for color, where in layers:
-        canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(to_rgb(color))
+    for color, mask in layers:
+        canvas[mask] = 0.25 * canvas[mask] + 0.75 * 255 * np.array(to_rgb(color))
     return hatched(canvas, valid).astype(np.uint8)
 
 

@@ -36,9 +36,9 @@ def surface(cfg: DictConfig, folder: Path) -> Path:
         page = xray.view(build_choices("loss", cfg.losses), *untrained(cfg), run=run, **options)
     else:
         page = curve.view(build_choices("loss", cfg.losses), **options)
-    written = page.write(folder)
-    log.info("%s", written)
-    return written
+    file = page.write(folder)
+    log.info("%s", file)
+    return file
 
 
 def run_beside(cfg: DictConfig) -> TrainedRun | None:

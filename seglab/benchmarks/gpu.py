@@ -187,12 +187,13 @@ def light_chain() -> Chain:
 
 def loading(dataset: Synthetic, batch_size: int, device: torch.device) -> list[Row]:
     """Time batches augmented on the device, and by albumentations in data loader workers."""
-    ours = (("light", Light()), ("strong", Strong()))
-    ways: list[tuple[str, Augment, str, int]] = [(f"augment={n} on the {device.type}", a, "device", 0) for n, a in ours]
+    own = (("light", Light()), ("strong", Strong()))
+    place = f"on the {device.type}"
+    loaders: list[tuple[str, Augment, str, int]] = [(f"augment={n} {place}", a, "device", 0) for n, a in own]
     for workers in (0, 4, 8) if device.type == "cuda" else (0,):
-        ways.append((f"albumentations' light, {workers} workers", light_chain(), "disk", workers))
+        loaders.append((f"albumentations' light, {workers} workers", light_chain(), "disk", workers))
     spent = {}
-    for name, augment, store, workers in ways:
+    for name, augment, store, workers in loaders:
         loader = DataModule(dataset, augment, batch_size, workers, store=store, device=device).loader("train")
         count = sum(1 for _ in loader)  # starts the workers
         wait(device)

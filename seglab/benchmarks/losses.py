@@ -59,8 +59,8 @@ def measure(
     """
     (task,) = {loss.task for loss in losses.values()}
     generator = torch.Generator().manual_seed(0)
-    multiclass, one = task == "multiclass", [shape[0], 1, *shape[2:]]
-    mask = torch.rand(one if multiclass else shape, generator=generator) < foreground
+    multiclass, single_channel = task == "multiclass", [shape[0], 1, *shape[2:]]
+    mask = torch.rand(single_channel if multiclass else shape, generator=generator) < foreground
     classes = torch.randint(1, max(2, shape[1]), mask.shape, generator=generator)
     target = (mask * classes if multiclass else mask).to(torch.uint8)
     maps = {
@@ -73,19 +73,19 @@ def measure(
     maps["components"] = maps["cells"] * (maps["distance"] < 0)
     logits, target = torch.randn(shape, generator=generator).to(device), target.to(device)
     maps = {name: m.to(device) for name, m in maps.items()}
-    theirs = target.long() if multiclass else target.float()
+    peer_target = target.long() if multiclass else target.float()
     bce, ce = F.binary_cross_entropy_with_logits, F.cross_entropy
-    entropy = partial(ce, target=theirs[:, 0]) if multiclass else partial(bce, target=theirs)
+    entropy = partial(ce, target=peer_target[:, 0]) if multiclass else partial(bce, target=peer_target)
     calls: dict[tuple[str, str], Call] = {(FIRST, "ours"): entropy}
     for name, loss in losses.items():
         calls[name, "ours"] = partial(mean, loss, target, {need: maps[need] for need in loss.needs})
-    beside = [peer for peer in peers() if peer.loss in losses and peer.task == task and not peer.parameters]
-    calls |= {(peer.loss, peer.library): partial(swapped, peer, theirs) for peer in beside}
+    counterparts = [peer for peer in peers() if peer.loss in losses and peer.task == task and not peer.parameters]
+    calls |= {(peer.loss, peer.library): partial(swapped, peer, peer_target) for peer in counterparts}
     best = rounds(calls, logits, repeats)
     for name in losses if compile else ():
         best[name, "compiled"] = compiled(calls[name, "ours"], logits, repeats)
-    whole = training_step(shape, device) if step else float("nan")
-    return [row(name, best, calls, logits, whole) for name in dict.fromkeys(name for name, _ in calls)]
+    step_seconds = training_step(shape, device) if step else float("nan")
+    return [row(name, best, calls, logits, step_seconds) for name in dict.fromkeys(name for name, _ in calls)]
 
 
 def mean(loss: Loss, target: Tensor, maps: dict[str, Tensor], logits: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ def training_step(shape: list[int], device: str) -> float:
 
 def row(name: str, best: Mapping[Any, float], calls: Mapping[Any, Call], logits: Tensor, step: float) -> Row:
     """Return the measurements of one loss, in units of torch's cross-entropy."""
-    own, unit = best[name, "ours"], best[FIRST, "ours"]
+    own_time, unit = best[name, "ours"], best[FIRST, "ours"]
     ratios = [round(best.get((name, place), float("nan")) / unit, 2) for place in ("ours", "compiled", *LIBRARIES)]
-    left = round(kept(calls[name, "ours"], logits), 2)
-    return Row._make([name, *ratios, left, round(100 * own / step, 2), 1e3 * own])
+    kept_tensors = round(kept(calls[name, "ours"], logits), 2)
+    return Row._make([name, *ratios, kept_tensors, round(100 * own_time / step, 2), 1e3 * own_time])

@@ -77,7 +77,7 @@ def in_torch() -> list[Peer]:
 
 
 def in_smp(smp: Any) -> list[Peer]:
-    found = [
+    result = [
         Peer("bce", "smp", smp.SoftBCEWithLogitsLoss()),
         Peer("label_smoothing", "smp", smp.SoftBCEWithLogitsLoss(smooth_factor=0.1)),
         Peer("focal", "smp", smp.FocalLoss("binary", alpha=0.3, gamma=1.5), {"alpha": 0.3, "gamma": 1.5}),
@@ -93,12 +93,12 @@ def in_smp(smp: Any) -> list[Peer]:
         ("tversky", smp.TverskyLoss, tversky),
         ("focal_tversky", smp.TverskyLoss, tversky | {"gamma": 0.75}),
     ):
-        found.append(Peer(name, "smp", kind("binary", **options), per_image=False))
+        result.append(Peer(name, "smp", kind("binary", **options), per_image=False))
         if name != "focal_tversky":  # smp applies its power after the mean over classes
-            found.append(Peer(name, "smp", kind("multilabel", **options), task="multilabel", per_image=False))
+            result.append(Peer(name, "smp", kind("multilabel", **options), task="multilabel", per_image=False))
             many, every = channel(kind("multiclass", **options)), {"classes": "all"}
-            found.append(Peer(name, "smp", many, every, "multiclass", per_image=False))
-    return found
+            result.append(Peer(name, "smp", many, every, "multiclass", per_image=False))
+    return result
 
 
 def in_monai(monai: Any) -> list[Peer]:
@@ -113,7 +113,7 @@ def in_monai(monai: Any) -> list[Peer]:
         ("tversky", monai.TverskyLoss, exact | {"alpha": 0.3, "beta": 0.7}),
         ("bce_dice", monai.DiceCELoss, exact),
     ]
-    found = [
+    result = [
         Peer("focal", "MONAI", monai.FocalLoss()),
         Peer("focal", "MONAI", monai.FocalLoss(use_softmax=True, to_onehot_y=True), task="multiclass", same=False),
         Peer("mcc", "MONAI", monai.MCCLoss(sigmoid=True, smooth_nr=0, smooth_dr=0)),
@@ -123,15 +123,15 @@ def in_monai(monai: Any) -> list[Peer]:
         Peer("dice", "MONAI", monai.DiceLoss(sigmoid=True, smooth_nr=5.0, smooth_dr=5.0), {"smooth": 5.0}),
     ]
     for name, kind, options in overlap:
-        found.append(Peer(name, "MONAI", kind(sigmoid=True, **options)))
+        result.append(Peer(name, "MONAI", kind(sigmoid=True, **options)))
         softmax_ce = name == "bce_dice"  # which MONAI uses for several channels, even with sigmoid
-        found.append(Peer(name, "MONAI", kind(sigmoid=True, **options), task="multilabel", same=not softmax_ce))
+        result.append(Peer(name, "MONAI", kind(sigmoid=True, **options), task="multilabel", same=not softmax_ce))
         for classes, background in (("scored", False), ("all", True)):
             call = kind(softmax=True, to_onehot_y=True, include_background=background, **options)
             parameters = {} if classes == "scored" else {"classes": classes}
             same = name != "jml"  # with softmax, MONAI's soft_label counts whole pixels
-            found.append(Peer(name, "MONAI", call, parameters, "multiclass", same=same))
-    return found
+            result.append(Peer(name, "MONAI", call, parameters, "multiclass", same=same))
+    return result
 
 
 def in_kornia(kornia: Any) -> list[Peer]:

@@ -76,19 +76,19 @@ class Plain(pl.LightningModule):
 
 
 def main(folder: str, loss: str, *numbers: str) -> None:
-    *whole, precision = numbers
-    seed, base, batch, epochs, workers = map(int, whole)
+    *integers, precision = numbers
+    seed, base, batch, epochs, workers = map(int, integers)
     pl.seed_everything(seed)
     options: dict[str, Any] = {"batch_size": batch, "num_workers": workers, "persistent_workers": workers > 0}
     train = DataLoader(Images(Path(folder) / "train", augment=True), shuffle=True, **options)
     val = DataLoader(Images(Path(folder) / "val", augment=False), **options)
-    here = Path(folder) / f"{loss}-{seed}"
-    keep = ModelCheckpoint(here, monitor="val/BinaryJaccardIndex", mode="max", save_last=True)
+    run_folder = Path(folder) / f"{loss}-{seed}"
+    checkpoint = ModelCheckpoint(run_folder, monitor="val/BinaryJaccardIndex", mode="max", save_last=True)
     trainer = pl.Trainer(
         max_epochs=epochs,
         precision=precision,  # type: ignore[arg-type]
-        logger=CSVLogger(here),
-        callbacks=[keep],
+        logger=CSVLogger(run_folder),
+        callbacks=[checkpoint],
         enable_progress_bar=False,
         enable_model_summary=False,
     )

@@ -41,23 +41,23 @@ def measure(
     """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+        working_folder = Path(folder)
         count = {"train": images, "val": images // 3, "test": images // 3}
-        write_arrays(DataModule(Synthetic(size=size, train=images, val=images // 3, test=images // 3)), place)
+        write_arrays(DataModule(Synthetic(size=size, train=images, val=images // 3, test=images // 3)), working_folder)
         runs = len(losses) * seeds
         for precision in precisions:
             numbers = [str(number) for number in (1, base, batch_size, epochs, workers)]
             script = [sys.executable, plain_script.__file__, folder]
-            timed = [seconds([*script, loss, *numbers, precision], place) for loss in plain_losses]
+            timed = [seconds([*script, loss, *numbers, precision], working_folder) for loss in plain_losses]
             plain = runs * sum(timed) / len(timed)
-            words = [f"loss={','.join(losses)}", f"seed={','.join(map(str, range(1, seeds + 1)))}"]
-            words += [f"dataset.{split}={number}" for split, number in count.items()]
-            words += [f"dataset.size={size}", f"model.base={base}", f"batch_size={batch_size}", "augment=light"]
-            words += [f"trainer.max_epochs={epochs}", f"trainer.precision={precision}", f"study={precision}"]
-            ours = seconds([sys.executable, "-m", "seglab.train", "-m", *words], place)
-            beside = f"plain Lightning script, {runs} runs of {epochs} epochs, from {len(timed)} of them, {precision}"
-            rows += [Row(beside, 1000 * plain, 1.0, beside)]
-            rows += [Row(f"seglab.train -m, the same runs, {precision}", 1000 * ours, ours / plain, beside)]
+            overrides = [f"loss={','.join(losses)}", f"seed={','.join(map(str, range(1, seeds + 1)))}"]
+            overrides += [f"dataset.{split}={number}" for split, number in count.items()]
+            overrides += [f"dataset.size={size}", f"model.base={base}", f"batch_size={batch_size}", "augment=light"]
+            overrides += [f"trainer.max_epochs={epochs}", f"trainer.precision={precision}", f"study={precision}"]
+            ours = seconds([sys.executable, "-m", "seglab.train", "-m", *overrides], working_folder)
+            reference = f"plain Lightning script, {runs} runs of {epochs} epochs ({len(timed)} timed), {precision}"
+            rows += [Row(reference, 1000 * plain, 1.0, reference)]
+            rows += [Row(f"seglab.train -m, the same runs, {precision}", 1000 * ours, ours / plain, reference)]
     return rows
 
 
@@ -79,9 +79,9 @@ def seconds(command: list[str], folder: Path) -> float:
     if not torch.cuda.is_available():
         environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    last_line = "".join(done.stderr.splitlines()[-1:])
-    require(done.returncode == 0, "benchmark", f"{' '.join(command[1:4])} to succeed", last_line)
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    last_line = "".join(process.stderr.splitlines()[-1:])
+    require(process.returncode == 0, "benchmark", f"{' '.join(command[1:4])} to succeed", last_line)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     spent = time.perf_counter() - start if torch.cuda.is_available() else spent

@@ -55,7 +55,7 @@ class Look:
         number = repeated[0] if repeated else len(known) + 1
         first_asked = known[0]["asked"] if known else asked
         changed = {key: value for key, value in first_asked.items() if value != asked.get(key)}
-        differences = [f"no {key}" if value is None else f"{key}={value}" for key, value in changed.items()]
+        differences = [f"{key}={'null' if value is None else value}" for key, value in changed.items()]
         return cls(
             number,
             spent(number, alpha),

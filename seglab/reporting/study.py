@@ -104,7 +104,7 @@ class Study:
         if not self.has_verdict:
             return ""
         if first := self.look.instead:
-            return f"Exploratory: the first look at this study used {first}, and errors are controlled for it only."
+            return f"Exploratory: errors are controlled only for the first look at this study, which used {first}."
         total = 100 * (1 - self.question.confidence)
         return (
             f"Look {self.look.number} at this study, tested at an error rate of {100 * self.look.error:.2g} % so that "

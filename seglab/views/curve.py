@@ -56,17 +56,17 @@ def view(losses: Mapping[str, Loss], foreground: float, quality: float, size: in
     styles, sections = line_styles(losses), []
     if additive:
         caption = "Solid lines: a foreground pixel. Thin dotted lines: a background pixel, if it differs."
-        others = ", ".join(label for label in losses if label not in additive)
-        without = note(f"{others}: not defined for a single pixel; see the next figure.") if others else Markup()
-        sections.append(Section("A single pixel", without, draw_pixel(tables["pixel"], styles), "pixel", caption))
+        excluded = ", ".join(label for label in losses if label not in additive)
+        remark = note(f"{excluded}: not defined for a single pixel; see the next figure.") if excluded else Markup()
+        sections.append(Section("A single pixel", remark, draw_pixel(tables["pixel"], styles), "pixel", caption))
     caption = (
         f"An image of {size} x {size} pixels with two discs of foreground. Top: all foreground pixels have the "
         f"probability on the axis, and all background pixels a probability of {quality:g} of being background. Bottom: "
         "foreground and background exchanged. The gradient is that of one varied pixel, towards its true class, times "
         "the number of pixels in the image, so that it can be compared with that of a single pixel."
     )
-    drawn = draw_image(tables["image"], foreground, quality, styles)
-    sections.append(Section("A whole image", figure=drawn, name="image", caption=caption))
+    image_figure = draw_image(tables["image"], foreground, quality, styles)
+    sections.append(Section("A whole image", figure=image_figure, name="image", caption=caption))
     return ViewPage("Loss and gradient: " + ", ".join(losses), sections, tables)
 
 
@@ -76,16 +76,16 @@ def is_additive(loss: Loss) -> bool:
         return False
     z = torch.tensor([-2.0, -0.3, 0.4, 1.7, 2.5, -1.1], dtype=torch.float64)
     t = torch.tensor([1, 0, 1, 0, 0, 0], dtype=torch.uint8)
-    whole = loss(z.view(1, 1, 2, 3), t.view(1, 1, 2, 3))  # one image of six pixels, then six images of one pixel
-    pixels = one_by_one(loss, z.view(-1, 1, 1, 1), t.view(-1, 1, 1, 1), {})[0]
-    return bool(torch.allclose(whole, pixels.mean(), rtol=1e-9, atol=1e-12))
+    image_loss = loss(z.view(1, 1, 2, 3), t.view(1, 1, 2, 3))  # one image of six pixels, then six images of one pixel
+    pixel_losses = one_by_one(loss, z.view(-1, 1, 1, 1), t.view(-1, 1, 1, 1), {})[0]
+    return bool(torch.allclose(image_loss, pixel_losses.mean(), rtol=1e-9, atol=1e-12))
 
 
 def one_by_one(loss: Loss, logits: Logits, target: Target, maps: Mapping[str, Tensor]) -> tuple[PerImage, Tensor]:
     """Return loss (n,) and gradient (n, 1, h, w) of images passed one by one, since a loss may pool its batch."""
     targets = target.expand_as(logits)
-    found = [loss_and_gradient(loss, logits[k : k + 1], targets[k : k + 1], maps) for k in range(len(logits))]
-    return torch.cat([value for value, _ in found]), torch.cat([gradient for _, gradient in found])
+    results = [loss_and_gradient(loss, logits[k : k + 1], targets[k : k + 1], maps) for k in range(len(logits))]
+    return torch.cat([value for value, _ in results]), torch.cat([gradient for _, gradient in results])
 
 
 def curve(loss: Loss, target: Target, side: str, margin: Tensor, quality: float = 0.5) -> dict[str, np.ndarray]:
@@ -99,8 +99,8 @@ def curve(loss: Loss, target: Target, side: str, margin: Tensor, quality: float 
     truth = 2.0 * target.double() - 1  # +1 and -1: the margin is the logit on foreground, minus the logit on background
     z = torch.where(moving, margin.view(-1, 1, 1, 1), math.log(quality / (1 - quality))) * truth
     value, gradient = one_by_one(loss, z, target, maps_of(loss, target))
-    each = (gradient * moving).sum((1, 2, 3)) / moving.sum()
-    columns = {"p": torch.sigmoid(margin), "logit": sign * margin, "value": value, "by_logit": target.numel() * each}
+    slope = (gradient * moving).sum((1, 2, 3)) / moving.sum()
+    columns = {"p": torch.sigmoid(margin), "logit": sign * margin, "value": value, "by_logit": target.numel() * slope}
     return {name: x.numpy() for name, x in columns.items()}
 
 
@@ -140,8 +140,8 @@ def _lines(axis: Axes, table: pd.DataFrame, x: str, y: str, styles: Mapping[Any,
 def _fit_height(axis: Axes, values: pd.Series) -> None:
     """Set the y limits to include these values and zero, with a small margin."""
     low, high = min(values.min(), 0.0), max(values.max(), 0.0)
-    air = 0.05 * (high - low or 1)
-    axis.set_ylim(low - air, high + air)
+    margin = 0.05 * (high - low or 1)
+    axis.set_ylim(low - margin, high + margin)
 
 
 @styled

@@ -67,28 +67,28 @@ def view(
     losses = {name: loss.with_class_frequency(foreground) for name, loss in losses.items()}
     batches = evenly_spread(runs[0], losses, split, images)
     threshold, empty, surfaces = runs[0].config["threshold"], runs[0].config["empty"], []
-    for laid, module, autocast in lay(runs, plane, seed):
-        first, second = lattice(laid, span, points)
+    for surface_plane, module, autocast in lay(runs, plane, seed):
+        first, second = lattice(surface_plane, span, points)
         places = [(float(a), float(b)) for b in second for a in first]
         # the center comes first: it may not be on the lattice
-        table = measure(module, laid, [(0.0, 0.0), *places], batches, losses, threshold, empty, autocast)
-        surfaces.append(Surface(laid, table.reindex(places).reset_index(), table.iloc[0]))
+        table = measure(module, surface_plane, [(0.0, 0.0), *places], batches, losses, threshold, empty, autocast)
+        surfaces.append(Surface(surface_plane, table.reindex(places).reset_index(), table.iloc[0]))
     count = len({name for batch in batches for name in batch["id"]})
-    moves = "" if plane == "random" else "; BatchNorm statistics move with the weights"
+    statistics = "" if plane == "random" else "; BatchNorm statistics move with the weights"
     tiles = ", computed on tiles as during training" if runs[0].config["dataset"]["fit"] == "patch" else ""
-    return page(surfaces, f"Means over {count} {split} images{tiles}{moves}.")
+    return page(surfaces, f"Means over {count} {split} images{tiles}{statistics}.")
 
 
 def evenly_spread(run: TrainedRun, losses: Mapping[str, Loss], split: str, images: int | None) -> list[Batch]:
     """Return batches of images, or of all their tiles, spread evenly over a split of the data, without augmentation."""
     require(split in SPLITS, "landscape", f"split as one of {', '.join(SPLITS)}", split)
-    found = samples(run, list(losses.values()), split)
-    count = len(found.ids) if images is None else min(images, len(found.ids))
+    data = samples(run, list(losses.values()), split)
+    count = len(data.ids) if images is None else min(images, len(data.ids))
     require(count >= 1, "landscape", "at least one image", images)
-    chosen = set(np.linspace(0, len(found.ids) - 1, count).round().astype(int).tolist())
-    numbers = [k for k in range(len(found)) if found.source.number(k) in chosen]
+    chosen = set(np.linspace(0, len(data.ids) - 1, count).round().astype(int).tolist())
+    numbers = [k for k in range(len(data)) if data.source.number(k) in chosen]
     size = run.config["batch_size"]
-    return [found[[(0, n) for n in numbers[k : k + size]]] for k in range(0, len(numbers), size)]  # of epoch 0
+    return [data[[(0, n) for n in numbers[k : k + size]]] for k in range(0, len(numbers), size)]  # of epoch 0
 
 
 def lay(runs: list[TrainedRun], plane: str, seed: int) -> list[tuple[Plane, SegModule, Autocast]]:
@@ -96,19 +96,19 @@ def lay(runs: list[TrainedRun], plane: str, seed: int) -> list[tuple[Plane, SegM
     names, modules = titles(runs), [run.module() for run in runs]
     run, model = runs[0], modules[0].model
     if plane == "random":
-        each = zip(names, modules, runs, strict=True)
-        return [(random_plane(name, module.model, seed), module, run.autocast) for name, module, run in each]
+        of_runs = zip(names, modules, runs, strict=True)
+        return [(random_plane(name, module.model, seed), module, run.autocast) for name, module, run in of_runs]
     for other in runs:
         same = other.config["model"] == run.config["model"]
         remedy = "use runs of one model"
         require(same, f"run {other.folder}", f"the model of {run.folder}", "a different one", remedy)
     if plane == "solutions":
-        laid = solution_plane(names, [weights_of(module.model) for module in modules], model, seed)
+        laid_plane = solution_plane(names, [weights_of(module.model) for module in modules], model, seed)
     else:
-        shown = [[run.snapshots[epoch] for epoch in thinned(list(run.snapshots))] for run in runs]
-        paths = [[weights_of(run.module(file).model) for file in files] for run, files in zip(runs, shown, strict=True)]
-        laid = path_plane(dict(zip(names, paths, strict=True)), model)
-    return [(laid, modules[0], run.autocast)]
+        files = [[run.snapshots[epoch] for epoch in thinned(list(run.snapshots))] for run in runs]
+        paths = [[weights_of(run.module(file).model) for file in path] for run, path in zip(runs, files, strict=True)]
+        laid_plane = path_plane(dict(zip(names, paths, strict=True)), model)
+    return [(laid_plane, modules[0], run.autocast)]
 
 
 @torch.no_grad()
@@ -127,18 +127,18 @@ def measure(
     The module keeps the weights of the last point. Points are measured one by one: a row at once, by torch.func.vmap,
     took twice as long on a CPU.
     """
-    rows, place = {}, torch.cat([batch["index"] for batch in batches]).unique(return_inverse=True)[1]
+    rows, image_numbers = {}, torch.cat([batch["index"] for batch in batches]).unique(return_inverse=True)[1]
     metrics = SegmentationMetrics(threshold, empty)
     for a, b in tqdm(dict.fromkeys(places), f"landscape {plane.title}", unit="point", disable=None):  # each point once
         module.model.load_state_dict(plane.at(a, b), strict=False)  # integer counters are absent
         values = [list[torch.Tensor]() for _ in losses]
         for batch in batches:
             logits, target, valid = forward(module, batch["image"], autocast), batch["target"], batch.get("valid")
-            for loss, found in zip(losses.values(), values, strict=True):
-                found.append(loss(logits, target, valid, **{name: batch[name] for name in loss.needs}))
+            for loss, batch_losses in zip(losses.values(), values, strict=True):
+                batch_losses.append(loss(logits, target, valid, **{name: batch[name] for name in loss.needs}))
             metrics.update(logits, target, batch["index"], valid)
         pixels = torch.cat(metrics.counted)[:, 0, :4].sum(1)
-        means = [mean_loss(torch.cat(found), pixels, place) for found in values]
+        means = [mean_loss(torch.cat(batch_losses), pixels, image_numbers) for batch_losses in values]
         rows[a, b] = [float(value) for value in (*means, metrics.compute()["iou"])]
         metrics.reset()
     return pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(rows, names=AXES), [*losses, SCORE])
@@ -154,9 +154,9 @@ def page(surfaces: Sequence[Surface], words: str) -> ViewPage:
         )
         sections.append(Section(title, figure=contours(surface), name=f"landscape_{key}", caption=caption))
     lowest = pd.concat([lowest_places(surface) for surface in surfaces], ignore_index=True)
-    named = lowest.assign(loss=lowest["plane"] + ": " + lowest["loss"]).drop(columns="plane")
-    named = named.rename(columns={"IoU there": "IoU at lowest"})
-    where = number_table(named) + note("first and second are coordinates in the plane.")
+    labeled = lowest.assign(loss=lowest["plane"] + ": " + lowest["loss"]).drop(columns="plane")
+    labeled = labeled.rename(columns={"IoU there": "IoU at lowest"})
+    where = number_table(labeled) + note("first and second are coordinates in the plane.")
     sections.append(Section("Where each loss is lowest", where))
     rows = pd.concat([surface.places for surface in surfaces], keys=titles, names=["plane"])
     return ViewPage("Landscapes", sections, {"landscape": rows.reset_index("plane"), "lowest": lowest})
@@ -188,9 +188,9 @@ def contours(surface: Surface) -> Figure:
         levels = np.geomspace(low, min(high, CUT * low), 16) if log else np.linspace(low, max(high, low + 1e-6), 16)
         options: dict[str, Any] = {"levels": levels, "norm": "log" if log else "linear"}
         options["extend"] = "max" if high > levels[-1] else "neither"
-        drawn = axis.contourf(*values, cmap="viridis", **options)
+        filled = axis.contourf(*values, cmap="viridis", **options)
         axis.contour(*values, colors="#ffffff", linewidths=0.3, **options)
-        bar = figure.colorbar(drawn, ax=axis, shrink=0.9, format="%.3g")
+        bar = figure.colorbar(filled, ax=axis, shrink=0.9, format="%.3g")
         bar.ax.tick_params(labelsize=6.5)
         bar.ax.minorticks_off()
         bar.set_ticks(levels[::3].tolist())

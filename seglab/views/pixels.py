@@ -43,15 +43,15 @@ def view(runs: list[TrainedRun], images: int | list[str]) -> ViewPage:
     epochs = common_snapshots(runs)
     losses = {title: run.loss() for title, run in zip(titles(runs), runs, strict=True)}
     batches = pick_images(runs[0], list(losses.values()), images)
-    shown = {batch["id"][0]: outlined(*raw(batch)) for batch in batches}
-    threshold, empty, found = runs[0].config["threshold"], runs[0].config["empty"], {}
+    outlines = {batch["id"][0]: outlined(*raw(batch)) for batch in batches}
+    threshold, empty, cells = runs[0].config["threshold"], runs[0].config["empty"], {}
     for title, run in zip(losses, tqdm(runs, "pixels", unit="run", disable=None), strict=True):
         for epoch in epochs:
             for batch, logits in zip(batches, logits_at(run, run.snapshots[epoch], batches), strict=True):
-                found[batch["id"][0], title, epoch] = inspect(logits, batch, losses[title], threshold, empty)
-    index = pd.MultiIndex.from_product([[*shown], [*losses], epochs], names=["image", "run", "epoch"])
-    table = pd.DataFrame([found[key].numbers for key in index], index).reset_index()
-    figure = draw(shown, list(losses), epochs, found)
+                cells[batch["id"][0], title, epoch] = inspect(logits, batch, losses[title], threshold, empty)
+    index = pd.MultiIndex.from_product([[*outlines], [*losses], epochs], names=["image", "run", "epoch"])
+    table = pd.DataFrame([cells[key].numbers for key in index], index).reset_index()
+    figure = draw(outlines, list(losses), epochs, cells)
     section = Section("Errors and gradients", figure=figure, name="pixels", caption=CAPTION)
     return ViewPage("Pixels during training", [section], {"pixels": table})
 

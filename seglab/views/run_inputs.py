@@ -30,8 +30,8 @@ def titles(runs: Sequence[TrainedRun]) -> list[str]:
     """Return titles that distinguish the runs: losses and their varying parameters, then seeds, names, folder paths."""
     facts = [{"choices": {}, **run.facts, "benchmark": "", "used": True} for run in runs]  # all on one data set
     names = label(pd.DataFrame(facts))
-    for more in ([f"s{run.facts['seed']}" for run in runs], [run.name for run in runs], [run.folder for run in runs]):
-        names = [f"{name} {word}" if names.count(name) > 1 else name for name, word in zip(names, more, strict=True)]
+    for words in ([f"s{run.facts['seed']}" for run in runs], [run.name for run in runs], [run.folder for run in runs]):
+        names = [f"{name} {word}" if names.count(name) > 1 else name for name, word in zip(names, words, strict=True)]
     return names
 
 
@@ -74,9 +74,9 @@ def pick_images(run: TrainedRun, losses: Sequence[Loss], images: int | Sequence[
         sizes = pd.read_csv(run.file("per_image.csv"))["foreground"]
         numbers = spread_objects(sizes, 3)[1:2] if images == 1 else spread_objects(sizes, images)  # one is the median
     else:
-        wrong = [name for name in images if name not in test.ids]
-        known = ", ".join(test.ids[:5])
-        require(not wrong, "images", f"ids of test images, such as {known}", ", ".join(map(str, wrong)))
+        unknown = [name for name in images if name not in test.ids]
+        examples = ", ".join(test.ids[:5])
+        require(not unknown, "images", f"ids of test images, such as {examples}", ", ".join(map(str, unknown)))
         numbers = [test.ids.index(name) for name in images]
     return [test[[(0, tile_with_most_foreground(test, number))]] for number in numbers]  # of epoch 0
 

@@ -41,17 +41,17 @@ class ViewPage:
     def write(self, out: Path) -> Path:
         """Write surface.html, NAME.png and NAME.svg per figure, and NAME.csv per table; return surface.html."""
         out.mkdir(parents=True, exist_ok=True)
-        shown = []
+        sections = []
         for heading, content, figure, name, caption in self.sections:
             if figure:
                 save(figure, out / f"{name}.png")
-                drawn = svg(figure, name)
-                write_text(out / f"{name}.svg", drawn)
-                content = html.figure(drawn, caption) + content
-            shown.append((heading, content))
+                text = svg(figure, name)
+                write_text(out / f"{name}.svg", text)
+                content = html.figure(text, caption) + content
+            sections.append((heading, content))
         for name, table in self.tables.items():
             write_text(out / f"{name}.csv", csv_text(table))
-        page = html.TEMPLATES.get_template("page.html.j2").render(title=self.title, sections=shown)
+        page = html.TEMPLATES.get_template("page.html.j2").render(title=self.title, sections=sections)
         return write_text(out / "surface.html", page)
 
 

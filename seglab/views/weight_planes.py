@@ -38,11 +38,11 @@ class Plane:
 
     def at(self, a: float, b: float) -> dict[str, Tensor]:
         """Return the weights at a point; (0, 0) gives the center bit for bit."""
-        placed = {}
+        weights = {}
         for name, weight in self.center.items():
             step = a * self.first[name] + b * self.second[name]
-            placed[name] = weight * step.exp() if name.endswith("running_var") else weight + step
-        return placed
+            weights[name] = weight * step.exp() if name.endswith("running_var") else weight + step
+        return weights
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -64,7 +64,7 @@ def random_plane(title: str, model: nn.Module, seed: int) -> Plane:
 
 def direction(model: nn.Module, rng: torch.Generator) -> dict[str, Tensor]:
     """Return a random direction in which every filter has the same norm as in the model."""
-    made = {name: torch.zeros_like(x) for name, x in weights_of(model).items()}
+    steps = {name: torch.zeros_like(x) for name, x in weights_of(model).items()}
     for prefix, layer in model.named_modules():
         weight = getattr(layer, "weight", None)
         if not isinstance(weight, Tensor) or weight.ndim < 2:  # weights of normalization layers are vectors
@@ -72,9 +72,9 @@ def direction(model: nn.Module, rng: torch.Generator) -> dict[str, Tensor]:
         out = 1 if isinstance(layer, nn.ConvTranspose2d) else 0  # the dimension of the output channels
         others = [d for d in range(weight.ndim) if d != out]
         noise = torch.randn(weight.shape, generator=rng)
-        ours, theirs = (x.square().sum(others, keepdim=True).sqrt() for x in (weight.detach(), noise))
-        made[f"{prefix}.weight" if prefix else "weight"] = noise * ours / theirs
-    return made
+        weight_norm, noise_norm = (x.square().sum(others, keepdim=True).sqrt() for x in (weight.detach(), noise))
+        steps[f"{prefix}.weight" if prefix else "weight"] = noise * weight_norm / noise_norm
+    return steps
 
 
 def solution_plane(names: Sequence[str], solutions: Sequence[Weights], model: nn.Module, seed: int) -> Plane:
@@ -121,8 +121,8 @@ def path_plane(paths: Mapping[str, Sequence[Weights]], model: nn.Module) -> Plan
         {name: sum(float(c) * step[name] for c, step in zip(column, snapshots, strict=True)) for name in center}
         for column in (mix / strength.sqrt() * reach).T
     )
-    drawn = np.split((places / reach).numpy(), np.cumsum([len(path) for path in paths.values()])[:-1])
-    rows = {title: [(float(a), float(b)) for a, b in path] for title, path in zip(paths, drawn, strict=True)}
+    per_path = np.split((places / reach).numpy(), np.cumsum([len(path) for path in paths.values()])[:-1])
+    rows = {title: [(float(a), float(b)) for a, b in path] for title, path in zip(paths, per_path, strict=True)}
     percent = 100 * float(strength.sum() / values.clamp(min=0).sum())  # rounding makes some slightly negative
     note = (
         f"the principal plane of the snapshots, which holds {percent:.0f} % of their squared distance from the end; "
@@ -148,8 +148,8 @@ def dot(a: Weights, b: Weights, names: set[str]) -> float:
 
 def lattice(plane: Plane, span: float, points: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the points along both axes; the margin is `span` / 2 times the marks' extent, or `span` for one mark."""
-    seen = [place for path in plane.marks.values() for place in path]
-    low, high = np.min(seen, 0), np.max(seen, 0)
+    marked = [place for path in plane.marks.values() for place in path]
+    low, high = np.min(marked, 0), np.max(marked, 0)
     margin = span / 2 * float((high - low).max()) or span  # a random plane has a single mark
     # rounded, since points are looked up by value: 0.0, not 1e-16 or -0.0
     first, second = (np.linspace(*end, points).round(10) + 0.0 for end in zip(low - margin, high + margin, strict=True))

@@ -65,19 +65,19 @@ def view(
     losses = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}  # as in training
     samples = data.samples("train")
     fractions = [image.foreground for image in data.opened.images("train")]
-    shown = [fractions[samples.source.number(index)] for index in range(len(samples))]
-    seen = samples[[(0, index) for index in sorted(spread(shown, images))]]  # of epoch 0
-    target, valid = seen["target"], seen.get("valid")
+    sample_fractions = [fractions[samples.source.number(index)] for index in range(len(samples))]
+    chosen = samples[[(0, index) for index in sorted(spread(sample_fractions, images))]]  # of epoch 0
+    target, valid = chosen["target"], chosen.get("valid")
     for loss in losses.values():
         loss.check(torch.zeros(target.shape), target, valid)  # before anything is predicted
-    predictions = stages(module, run, seen, batch, seed)
+    predictions = stages(module, run, chosen, batch, seed)
     log.info("data: %d of %d training images; %.3g %% foreground", len(target), count, 100 * foreground)
-    tables = measure(losses, predictions, seen, batch, edge) | {"empty": on_empty(losses, target)}
-    warned = warnings(tables)
-    for sentence in warned:
+    tables = measure(losses, predictions, chosen, batch, edge) | {"empty": on_empty(losses, target)}
+    sentences = warnings(tables)
+    for sentence in sentences:
         log.info("! %s", sentence)
     qualities = {name: soft_iou(logits, target, valid) for name, logits in predictions.items()}
-    return page(tables, warned, qualities, edge)
+    return page(tables, sentences, qualities, edge)
 
 
 def stages(fresh: SegModule, run: TrainedRun | None, batch: dict[str, Any], size: int, seed: int) -> dict[str, Logits]:
@@ -142,7 +142,7 @@ def regions(logits: Logits, target: Target, edge: int, valid: Valid | None = Non
     Pixels that are not valid belong to no region.
     """
     t, sizes = target >= 0.5, object_sizes(target)
-    areas = torch.cat([one[one > 0].unique() for one in sizes])  # each size once per image, not once per pixel
+    areas = torch.cat([image[image > 0].unique() for image in sizes])  # each size once per image, not once per pixel
     median = areas.double().median() if len(areas) else 0
     masks = {
         "foreground": t,
@@ -178,15 +178,15 @@ def measure(
             for start in range(0, len(logits), batch):  # as in training, since a loss may pool its batch
                 part = slice(start, start + batch)
                 maps = {name: seen[name][part] for name in loss.needs}
-                there = None if valid is None else valid[part]
-                parts.append(loss_and_gradient(loss, logits[part], target[part], maps, there))
+                part_valid = None if valid is None else valid[part]
+                parts.append(loss_and_gradient(loss, logits[part], target[part], maps, part_valid))
             value, gradient = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
             size = gradient.abs().double()
-            whole = size.sum().clamp(min=1e-300)  # the gradient may be zero
+            total = size.sum().clamp(min=1e-300)  # the gradient may be zero
             for name, mask in masks.items():
-                shares = {"pixels": mask.sum().item() / count, "gradient": ((size * mask).sum() / whole).item()}
+                shares = {"pixels": mask.sum().item() / count, "gradient": ((size * mask).sum() / total).item()}
                 rows.append(key | {"region": name} | shares)
-            rising = size.flatten().sort(descending=True).values.cumsum(0) / whole  # cumulative, largest first
+            rising = size.flatten().sort(descending=True).values.cumsum(0) / total  # cumulative, largest first
             enough = (int((rising < 0.9).sum()) + 1) / count if size.any() else math.nan  # including the last one
             norm = gradient.double().flatten(1).norm(dim=1).mean().item()
             norms.append(key | {"value": value.mean().item(), "norm": norm, "fraction_for_90_percent": enough})
@@ -202,14 +202,14 @@ def on_empty(losses: Mapping[str, Loss], target: Target) -> pd.DataFrame:
     amounts = target.flatten(1).double().sum(1)
     order = [int(k) for k in amounts.argsort() if amounts[k] > 0]
     require(bool(order), "xray", "an image with foreground", "none", "raise xray.images")
-    wrong = target[order[len(order) // 2]][None] >= 0.5  # the mask of median size, on an empty image
-    nothing = torch.zeros(wrong.shape, dtype=torch.uint8)
-    rightly = torch.full(wrong.shape, TRUE_NEGATIVE_LOGIT)
+    fp = target[order[len(order) // 2]][None] >= 0.5  # the mask of median size, on an empty image
+    nothing = torch.zeros(fp.shape, dtype=torch.uint8)
+    correct = torch.full(fp.shape, TRUE_NEGATIVE_LOGIT)
     rows = []
     for label, loss in losses.items():
         maps = maps_of(loss, nothing)
-        without, _ = loss_and_gradient(loss, rightly, nothing, maps)
-        value, gradient = loss_and_gradient(loss, torch.where(wrong, FALSE_POSITIVE_LOGIT, rightly), nothing, maps)
-        mean = float(gradient[wrong].double().mean()) * wrong.numel()
+        without, _ = loss_and_gradient(loss, correct, nothing, maps)
+        value, gradient = loss_and_gradient(loss, torch.where(fp, FALSE_POSITIVE_LOGIT, correct), nothing, maps)
+        mean = float(gradient[fp].double().mean()) * fp.numel()
         rows.append({"loss": label, "without_fp": without.item(), "with_fp": value.item(), "fp_gradient": mean})
     return pd.DataFrame(rows)

@@ -33,15 +33,15 @@ def page(
         f" Soft IoU of predictions: {'; '.join(f'{name} {value:.2g}' for name, value in qualities.items())}. All except"
         " the untrained and the trained predictions are simulated from the truth."
     )
-    empty, norms, drawn = tables["empty"], tables["norms"], draw_regions(tables["regions"])
-    few = norms.pivot(index="loss", columns="stage", values="fraction_for_90_percent")
-    few = 100 * few.loc[empty["loss"], norms["stage"].unique()]  # in the requested order, since pivot sorts
-    about_few = note("Smallest percentage of the pixels that holds 90 % of the gradient.")
+    empty, norms, regions_figure = tables["empty"], tables["norms"], draw_regions(tables["regions"])
+    fractions = norms.pivot(index="loss", columns="stage", values="fraction_for_90_percent")
+    fractions = 100 * fractions.loc[empty["loss"], norms["stage"].unique()]  # in the requested order, since pivot sorts
+    about_concentration = note("Smallest percentage of the pixels that holds 90 % of the gradient.")
     heads = ["loss", "loss, nothing found", "loss, false positive", "gradient on the false positive"]
     sections = [
         Section("Warnings", bullets(warned) if warned else note("None.")),
-        Section("Where the gradient falls", figure=drawn, name="regions", caption=about_regions),
-        Section("Concentration of the gradient", about_few + number_table(few.reset_index(), 2)),
+        Section("Where the gradient falls", figure=regions_figure, name="regions", caption=about_regions),
+        Section("Concentration of the gradient", about_concentration + number_table(fractions.reset_index(), 2)),
         Section("Empty images", note(EMPTY) + number_table(empty.set_axis(heads, axis=1))),
     ]
     return ViewPage("Gradient X-ray", sections, tables)
@@ -75,8 +75,8 @@ def _cells(axis: Axes, pixels: pd.Series, gradient: pd.DataFrame) -> None:
     """Draw one table: the fraction of the pixels in each region, and below it that of the gradient of each loss."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log10(gradient.to_numpy() / pixels.to_numpy()).clip(-1.5, 1.5)  # a region may have no pixels
-    shown = np.vstack([np.full(len(pixels), np.nan), ratio])  # no color in the row of pixels
-    axis.imshow(shown, cmap=two_sided(), vmin=-1.5, vmax=1.5, aspect="auto")
+    colors = np.vstack([np.full(len(pixels), np.nan), ratio])  # no color in the row of pixels
+    axis.imshow(colors, cmap=two_sided(), vmin=-1.5, vmax=1.5, aspect="auto")
     for row, values in enumerate([pixels.to_numpy(), *gradient.to_numpy()]):
         for column, value in enumerate(values):
             color = FAINT if row == 0 else INK

@@ -105,7 +105,9 @@ def test_a_study_spends_one_look_for_each_set_of_runs(own):
     write_run(own, FakeLoss("bce", 0.6), 3)
     second = study(own)
     assert (second.look.number, second.look.earlier[0]["said"]) == (2, first.headline)
-    assert study(own, metric="dice").look_words.startswith("Exploratory: the first look at this study used metric=iou")
+    exploratory = "Exploratory: errors are controlled only for the first look at this study, which used "
+    assert study(own, metric="dice").look_words == f"{exploratory}metric=iou."
+    assert study(own, against="bce").look_words == f"{exploratory}against=null."
     saved = json.loads((own / FILE).read_text())
     assert [len(entry["runs"]) for entry in saved["synthetic 0ad80a"]] == [4, 6]
 
