@@ -88,7 +88,7 @@ def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep
 
 def _run_folders(root: Path) -> Iterator[Path]:
     """Yield the run folders below a root, at any depth but never inside another run; links are followed."""
-    require(root.is_dir(), "report", "a folder", root)
+    require(root.is_dir(), "report", "an existing folder", root)
     seen, denied = set[Path](), list[OSError]()
     for folder, subfolders, files in os.walk(root, onerror=denied.append, followlinks=True):
         resolved = Path(folder).resolve()  # a folder below two roots counts once

@@ -43,7 +43,7 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     "Calibration over all test pixels: as predicted, after temperature scaling, after isotonic calibration": CALIBRATED,
     OUTLINES: ("hd95", "asd", "nsd", "found/nothing"),
     "Objects (connected components, found if the IoU is above 0.5) and the area of the foreground": OBJECTS,
-    "IoU by the size of the foreground, and scores of empty images": STRATA,
+    "IoU by the size of the foreground, and detection of empty images": STRATA,
     "Over the epochs: roughness of the IoU (mean absolute second difference), and seconds per epoch": EPOCHS,
 }
 TITLES = {

@@ -51,7 +51,7 @@ class Question:
         require(self.question in QUESTIONS, "report: question", f"one of {', '.join(QUESTIONS)}", self.question)
         require(self.rule in RULES, "report: rule", f"one of {', '.join(RULES)}", self.rule)
         able = self.rule == "fixed" or self.metric in THRESHOLDED
-        require(able, f"report: rule={self.rule}", f"metric one of {', '.join(THRESHOLDED)}", self.metric)
+        require(able, f"report: rule={self.rule}", f"metric as one of {', '.join(THRESHOLDED)}", self.metric)
         require(self.images in IMAGES, "report: images", f"one of {', '.join(IMAGES)}", self.images)
         require(self.delta > 0, "report: delta", "a number above 0", self.delta)
         require(0.5 < self.confidence < 1, "report: confidence", "a number between 0.5 and 1", self.confidence)
@@ -105,10 +105,10 @@ class Study:
             return ""
         if first := self.look.instead:
             return f"Exploratory: errors are controlled only for the first look at this study, which used {first}."
-        total = 100 * (1 - self.question.confidence)
+        now, later, total = (100 * x for x in (self.look.error, self.look.next_error, 1 - self.question.confidence))
         return (
-            f"Look {self.look.number} at this study, tested at an error rate of {100 * self.look.error:.2g} % so that "
-            f"all looks together err in at most {total:.2g} %; the next look has {100 * self.look.next_error:.2g} %."
+            f"Look {self.look.number} at this study, tested at an error rate of {now:.2g} % so that all looks together "
+            f"err in at most {total:.2g} %; the next look will be tested at {later:.2g} %."
         )
 
     @property

@@ -126,7 +126,7 @@ def test_a_column_of_texts_is_no_metric(tmp_path, kind):
 def test_nothing_to_read_is_one_sentence(tmp_path):
     with pytest.raises(ContractError, match=r"folders with a run\.json"):
         collect([tmp_path])
-    with pytest.raises(ContractError, match="a folder, got"):
+    with pytest.raises(ContractError, match="report: expected an existing folder, got"):
         collect([tmp_path / "absent"])
 
 
