@@ -82,7 +82,7 @@ def test_a_report_is_of_the_mean_or_of_one_class(trained, tmp_path):
         page = report(compose("report", f"roots=[{run.parent}]", f"output={tmp_path}", *words), tmp_path)
         table = pd.read_csv(tmp_path / "table.csv")
         assert table["iou"][0] == pytest.approx(metrics[key])
-    assert ("What each class was taken for" in page.read_text()) == (scene == "organ")
+    assert ("Confusion matrices, in % of the test pixels" in page.read_text()) == (scene == "organ")
     words = (f"roots=[{run.parent}]", "class=moon", f"output={tmp_path}")
     with pytest.raises(ContractError, match="report: expected class as one of"):
         report(compose("report", *words), tmp_path)

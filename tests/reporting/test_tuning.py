@@ -40,9 +40,10 @@ def test_curves_are_means_over_repetitions_without_what_failed():
 
 def test_the_page_of_a_search_shows_its_trials(own):
     runs = collect([own]).runs
-    assert "How it was tuned" not in page("x", [], [], runs, "")
+    assert "How the losses were tuned" not in page("x", [], [], runs, "")
     (own / "search.json").write_text(json.dumps(search()))
     html = page("x", [], [], runs, "")
+    assert "<h2>How the losses were tuned</h2>" in html
     assert "python -m &lt;b&gt;" in html
     assert "widen it" in html
     assert "dice <b>" not in html
