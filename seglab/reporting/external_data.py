@@ -66,7 +66,7 @@ def words(facts: dict[str, Any], config: dict[str, Any]) -> str:
 
 
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return mean and standard deviation over the seeds, one row per data, training benchmark and label.
+    """Return mean and standard deviation over the runs, one row per data, training benchmark and label.
 
     Index (data, trained, label); columns (seeds, ""), (what, ""), and (key, mean | sd | runs) for in_domain and KEYS.
     """

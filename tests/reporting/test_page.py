@@ -83,6 +83,8 @@ def test_the_verdict_comes_first_and_the_rest_in_order(html):
         ('alt="probability of bce on image_00', 4),
         ("9 runs on these data took 5 min in total; 1 of them is not compared, see below.", 1),
         ("/checkpoints/best.ckpt</code>", 1),
+        ("Mean ± standard deviation over runs (one per seed).", 1),
+        ("Student's t over the per-seed differences", 1),
         ("<math", 3),
     ],
 )
@@ -342,11 +344,14 @@ def test_options_that_are_lists_or_mappings_are_among_the_settings(own):
 
 def test_a_missing_fold_is_missed(tmp_path):
     for name, fold in (("bce", 0), ("bce", 1), ("dice", 0)):
-        write_run(tmp_path / str(fold), FakeLoss(name), 1, extra={"dataset": {"folds": 2, "fold": fold}})
+        run = write_run(tmp_path / str(fold), FakeLoss(name), 1, extra={"dataset": {"folds": 2, "fold": fold}})
+        rows = pd.read_csv(run / "per_image.csv")
+        rows.assign(id=rows["id"] + f" of fold {fold}").to_csv(run / "per_image.csv", index=False)
     study = Study("data", collect([tmp_path]), Question())
     shown = page("x", [study], [{}], study.sweep.runs, "")
     assert "Missing, although other losses have such runs: dice with seed 1, fold 1." in shown
     assert "Mean ± standard deviation over runs (one per seed and fold)." in shown
+    assert "Student's t over the per-fold differences" in shown
     compared = report_sections.compared(study.sweep.used)
     assert compared["images of fold 0"]  # of one run, as the images of folds differ
     assert compared["settings"].endswith("folds 2")
