@@ -77,16 +77,16 @@ class Predictor:
         box = self.dataset.region(path)
         if box is None:
             return self.of_image(image)
-        found = self.of_image(image[box])
-        levels = np.zeros((*found.shape[:-2], *image.shape[:2]), np.uint16)
-        levels[(..., *box)] = found
+        inside = self.of_image(image[box])
+        levels = np.zeros((*inside.shape[:-2], *image.shape[:2]), np.uint16)
+        levels[(..., *box)] = inside
         return levels
 
     def of_image(self, image: np.ndarray) -> np.ndarray:
         """Return the map of an image (h, w) or (h, w, bands) as decoded; it is 0 where a band has no data (NaN)."""
         height, width = image.shape[:2]
         small = view_image(image, replace(self.dataset, fit="patch"))  # reduced, but not yet resized to `size`
-        levels = each_map(lambda one: resize(one, height, width), self.at_scale(small))
+        levels = each_map(lambda map_: resize(map_, height, width), self.at_scale(small))
         levels[..., ~with_data(image)] = 0
         return levels
 
@@ -96,10 +96,10 @@ class Predictor:
         image = convert(image, self.dataset)
         if self.window is None:
             size, how = self.dataset.size, self.dataset.fit
-            found = self.probability(fit(image, size, how).reshape(1, size, size, -1))
-            return each_map(lambda one: unfit(one, height, width, how), to_levels(found[0]))
-        least = min(self.window, self.dataset.size)
-        bands = slide(self.probability, image, self.window, self.overlap, self.batch, least)
+            probability = self.probability(fit(image, size, how).reshape(1, size, size, -1))
+            return each_map(lambda map_: unfit(map_, height, width, how), to_levels(probability[0]))
+        min_side = min(self.window, self.dataset.size)
+        bands = slide(self.probability, image, self.window, self.overlap, self.batch, min_side)
         return np.concatenate([to_levels(band) for band in bands], axis=-2)
 
     @torch.inference_mode()
@@ -110,8 +110,8 @@ class Predictor:
             maps = []
             for symmetry in SYMMETRIES[self.tta]:
                 logits = self.module(transformed(images, symmetry)).float()  # bf16 has steps of 1/256 near 1
-                found = self.module.probability(logits)
-                maps.append(transformed(found, symmetry, inverse=True))
+                probability = self.module.probability(logits)
+                maps.append(transformed(probability, symmetry, inverse=True))
         mean = torch.stack(maps).mean(0).cpu().numpy()
         return mean[:, 0] if self.module.task.channels == 1 else mean
 
@@ -123,7 +123,7 @@ def with_data(image: np.ndarray) -> np.ndarray:
 
 def each_map(make: Callable[[np.ndarray], np.ndarray], maps: np.ndarray) -> np.ndarray:
     """Apply a function of a map (h, w) to one map, or to each map of (k, h, w)."""
-    return make(maps) if maps.ndim == 2 else np.stack([make(one) for one in maps])
+    return make(maps) if maps.ndim == 2 else np.stack([make(map_) for map_ in maps])
 
 
 def transformed(images: Image, symmetry: Symmetry, inverse: bool = False) -> Image:
@@ -146,7 +146,8 @@ def class_masks(levels: np.ndarray, thresholds: Sequence[float], task: Task) -> 
         likeliest = levels.argmax(0)
         return [(likeliest == k).astype(np.uint8) for k in task.scored]
     maps = levels.reshape(-1, *levels.shape[-2:])
-    return [(one >= math.ceil(at * FULL)).astype(np.uint8) for one, at in zip(maps, thresholds, strict=True)]
+    pairs = zip(maps, thresholds, strict=True)
+    return [(map_ >= math.ceil(threshold * FULL)).astype(np.uint8) for map_, threshold in pairs]
 
 
 def predictor(
@@ -167,9 +168,9 @@ def predictor(
     module = run.module()
     module.normalize = Normalize(dataset.mean, dataset.std)
     gpu = torch.cuda.is_available()
-    require(gpu or device != "cuda", "device", "a GPU", "none here", "use device=cpu")
-    place = "cuda" if gpu and device != "cpu" else "cpu"
-    return Predictor(module.to(place), dataset, partial(run.autocast, place), side, overlap, tta, batch)
+    require(gpu or device != "cuda", "device", "a GPU for device=cuda", "none", "set device=cpu")
+    device = "cuda" if gpu and device != "cpu" else "cpu"
+    return Predictor(module.to(device), dataset, partial(run.autocast, device), side, overlap, tta, batch)
 
 
 def ensemble_average(predictors: Sequence[Predictor], path: str, page: int | None = None) -> np.ndarray:
@@ -210,6 +211,6 @@ def warn_of_range(who: str, image: np.ndarray, dataset: Dataset) -> None:
     if not isinstance(dataset.range, str):
         _, white = dataset.range
         if (image > white).sum() > (image <= white).sum():  # pixels without data (NaN) are neither
-            log.warning("%s: most values are above the range %g to %g, and cut off to white", who, *dataset.range)
+            log.warning("%s: most values are above the range %g to %g and are clipped to white", who, *dataset.range)
     if image.dtype.kind == "f" and dataset.range == "full" and (image > 1).any():
-        log.warning("%s: floats above 1, which dataset.range=full cuts off: 1 is white", who)
+        log.warning("%s: float values above 1 are clipped to white, which is 1 for dataset.range=full", who)

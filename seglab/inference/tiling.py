@@ -39,21 +39,21 @@ def slide(
     grid = grid_of(window)
     tall, wide = (min(window, max(n // grid * grid, least, grid)) for n in (height, width))
     tops, lefts = origins(height, tall, overlap), origins(width, wide, overlap)
-    down, across = weights(tops, tall, overlap), weights(lefts, wide, overlap)
+    vertical, horizontal = weights(tops, tall, overlap), weights(lefts, wide, overlap)
     band = np.zeros(0, np.float32)
     for row, top in enumerate(tops):
-        for first in range(0, len(lefts), batch):
-            some = lefts[first : first + batch]
-            tiles = [crop(image, top, left, tall, wide).reshape(tall, wide, -1) for left in some]
+        for start in range(0, len(lefts), batch):
+            chunk = lefts[start : start + batch]
+            tiles = [crop(image, top, left, tall, wide).reshape(tall, wide, -1) for left in chunk]
             maps = model(np.stack(tiles))
             if not band.size:  # the model determines the number of classes
                 band = np.zeros((*maps.shape[1:-1], lefts[-1] + wide), np.float32)
-            for left, weight, found in zip(some, across[first:], maps, strict=False):
-                band[..., left : left + wide] += found * (down[row][:, None] * weight)
-        done = (tops[row + 1] if row + 1 < len(tops) else top + tall) - top
-        yield band[..., : min(done, height - top), :width].copy()  # a copy, as the rows move up next
-        band[..., :-done, :] = band[..., done:, :]
-        band[..., -done:, :] = 0
+            for left, weight, map_ in zip(chunk, horizontal[start:], maps, strict=False):
+                band[..., left : left + wide] += map_ * (vertical[row][:, None] * weight)
+        complete = (tops[row + 1] if row + 1 < len(tops) else top + tall) - top  # rows that no further tile covers
+        yield band[..., : min(complete, height - top), :width].copy()  # a copy, as the rows move up next
+        band[..., :-complete, :] = band[..., complete:, :]
+        band[..., -complete:, :] = 0
 
 
 def origins(length: int, window: int, overlap: float) -> list[int]:
@@ -76,8 +76,8 @@ def grid_of(window: int) -> int:
 def weights(starts: Sequence[int], window: int, overlap: float) -> np.ndarray:
     """Return the weight of each pixel of each tile along one side: (tiles, window) float32, summing to 1 over tiles."""
     shared = window - step_of(window, overlap)
-    place = (np.arange(window) + 0.5 - shared / 4) / max(shared / 2, 1e-9)  # no division by 0 without overlap
-    rise = np.sin(np.pi / 2 * np.clip(place, 0, 1)) ** 2
+    position = (np.arange(window) + 0.5 - shared / 4) / max(shared / 2, 1e-9)  # no division by 0 without overlap
+    rise = np.sin(np.pi / 2 * np.clip(position, 0, 1)) ** 2
     table = np.ones((len(starts), window))
     table[1:] *= rise  # no other tile covers the image's own border
     table[:-1] *= rise[::-1]

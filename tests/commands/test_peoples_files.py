@@ -84,7 +84,7 @@ def test_the_range_of_the_training_images_is_that_of_every_other_image(run, tmp_
 
 
 BLACK = "are nearly black in the range 0 to 4095 (dataset.range): no value is above 1"
-WHITE = "most values are above the range 0 to 4095, and cut off to white"
+WHITE = "most values are above the range 0 to 4095 and are clipped to white"
 FAR = {"fractions": (1 / 4095, np.float32, BLACK), "one of 16 bits": (1 / 4095, np.uint16, BLACK)}
 FAR |= {"millions": (1e3, np.float32, WHITE), "16 bits": (15, np.uint16, WHITE), "same": (0.5, np.float32, "")}
 

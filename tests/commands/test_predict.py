@@ -187,7 +187,7 @@ def test_pages_that_fail_or_are_doubtful_are_named_and_counted_among_pages(confi
             call(configure, tmp_path / "out", runs / "s1", photos, "format=mask")
         lines = [line for line in caplog.messages if "expected 1 band" in line]
         assert [line.partition(": expected")[0] for line in lines] == [f"page {n}: {photos}/stack.tif" for n in (1, 2)]
-        doubts = [line.partition(": floats")[0] for line in caplog.messages if "floats above 1" in line]
+        doubts = [line.partition(": float values")[0] for line in caplog.messages if "float values above 1" in line]
         assert doubts == [f"page 1: {photos}/floats.tif"] * (count[5:7] == "12")
 
 
