@@ -32,26 +32,28 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     from seglab.inference.predictor import predictor
 
     out = Path(cfg.output)
-    names, counted = find_images(to_container(cfg.input), out)
+    names, left_out = find_images(to_container(cfg.input), out)
     runs = open_runs(to_container(cfg.run), to_container(cfg.trust))
     tiling = {key: cfg[key] for key in ("window", "overlap", "tta")}
     task = runs[0].raw_dataset().task
     kinds = [cfg.format] if isinstance(cfg.format, str) else list(cfg.format)
     same = all(run.raw_dataset().task == task for run in runs)
-    require(same, "predict", "runs of one task", "runs of several", "predict with each of them")
-    threshold = thresholds_of(cfg.threshold, runs, task)
+    remedy = "predict with each run separately"
+    require(same, "predict", "runs with the same task", "runs with different tasks", remedy)
+    thresholds = thresholds_of(cfg.threshold, runs, task)
     used = [[str(run.folder), run.outcome["finished"]] for run in runs]  # a run trained again counts as another run
-    settings = {"runs": used, **tiling, "threshold": threshold[0] if task.channels == 1 else threshold}
+    settings = {"runs": used, **tiling, "threshold": thresholds[0] if task.channels == 1 else thresholds}
     settings |= {"min_area": cfg.min_area, "format": kinds}
     with alone_in(out):
-        writer = PredictionWriter(out, names, kinds, settings, threshold, cfg.min_area, cfg.rerun, task)
+        writer = PredictionWriter(out, names, kinds, settings, thresholds, cfg.min_area, cfg.rerun, task)
         waiting = {name: file for name, file in names.items() if name not in writer}
         done = len(names) - len(waiting)
-        log.info("%d images, %d predicted already; %s", len(names), done, describe(runs, threshold, task))
-        if left_out := [f"{count} {what}" for what, count in counted.items() if count]:
-            log.info("left out: %s", ", ".join(left_out))
+        log.info("%d images, %d already predicted; %s", len(names), done, describe(runs, thresholds, task))
+        if reasons := [f"{what} ({count})" for what, count in left_out.items() if count]:
+            log.info("skipped: %s", ", ".join(reasons))
         if mixed := differences(runs):
-            log.warning("the runs differ in their %s, and are averaged into one prediction; run=A takes one", mixed)
+            remedy = "set run=FOLDER to predict with one run"
+            log.warning("the runs differ in their %s and are averaged into one prediction; %s", mixed, remedy)
         if waiting:
             predictors = [predictor(run, **tiling, batch=cfg.batch_size, device=cfg.device) for run in runs]
             predict_images(waiting, predictors, writer)
@@ -68,31 +70,33 @@ def predict_images(waiting: dict[str, Path], predictors: Sequence[Predictor], wr
     from seglab.inference.prediction_writer import KINDS, SETTINGS
     from seglab.inference.predictor import decoded, ensemble_average, label_of, with_data
 
-    reading, tried, bad = predictors[0].dataset, 0, 0
-    as_it_is = replace(reading, fit="patch", reduce=1)  # the overlay is drawn at the image's own size
+    dataset, attempted, failed = predictors[0].dataset, 0, 0
+    unscaled = replace(dataset, fit="patch", reduce=1)  # the overlay is drawn at the image's own size
     for base in progress(waiting):
-        file, before = waiting[base], tried
-        pages = pages_of(base, file, reading)
+        file, attempted_before = waiting[base], attempted
+        pages = pages_of(base, file, dataset)
         for name, page in pages.items():
             if name in writer:  # a page of a partly predicted stack
                 continue
-            tried += 1
+            attempted += 1
             try:
-                require(page is None or name not in writer.names, "predict", "images of different names", name)
-                image = decoded(str(file), reading, page)
-                shown = to_full_range(view_image(image, as_it_is), reading.range)
+                unique = page is None or name not in writer.names
+                require(unique, "predict", "images with different names", f"several named {name}")
+                image = decoded(str(file), dataset, page)
+                shown = to_full_range(view_image(image, unscaled), dataset.range)
                 levels = ensemble_average(predictors, str(file), page)
             except (ContractError, OSError, MemoryError) as error:
-                bad += 1
-                said = error if isinstance(error, ContractError) else f"{file}: {type(error).__name__}: {error}"
-                log.warning("%s%s", label_of(page), said)
+                failed += 1
+                message = error if isinstance(error, ContractError) else f"{file}: {type(error).__name__}: {error}"
+                log.warning("%s%s", label_of(page), message)
                 continue
             writer.write(name, file, shown, levels, with_data(image))
         if is_volume(str(file)):
-            writer.join_slices(base, file, list(pages), axis_of(reading), again=tried > before)
-    made = sorted(["images.csv", SETTINGS, *(KINDS[kind] for kind in writer.kinds)])
-    log.info("%s: %s", writer.folder, " ".join(made))
-    require(not bad, "predict", "images that can be read", f"{bad} of {tried} that cannot", "see above")
+            writer.join_slices(base, file, list(pages), axis_of(dataset), again=attempted > attempted_before)
+    outputs = sorted(["images.csv", SETTINGS, *(KINDS[kind] for kind in writer.kinds)])
+    log.info("%s: %s", writer.folder, " ".join(outputs))
+    got = f"{failed} of {attempted} that cannot"
+    require(not failed, "predict", "images that can be read", got, "see the warnings above")
 
 
 def axis_of(dataset: Dataset) -> int:
@@ -111,12 +115,12 @@ def pages_of(name: str, file: Path, dataset: Dataset) -> dict[str, int | None]:
 
     try:
         decoded(str(file), dataset, None)  # cached for the prediction that follows
-    except SeveralPages as stack:
-        mark = "page{}"
+    except SeveralPages as error:
+        suffix = "page{}"
         if is_volume(str(file)):
-            mark = f"{'xyz'[axis_of(dataset)]}{{:03}}"  # as slices are named in training
+            suffix = f"{'xyz'[axis_of(dataset)]}{{:03}}"  # as slices are named in training
             warn_of_range(str(file), read_volume(str(file), file.stat().st_mtime_ns), dataset)
-        return {f"{name}_{mark.format(number)}": number for number in range(stack.pages)}
+        return {f"{name}_{suffix.format(number)}": number for number in range(error.pages)}
     except (ContractError, OSError, MemoryError):
         pass  # reported when the file is predicted
     return {name: None}
@@ -124,43 +128,43 @@ def pages_of(name: str, file: Path, dataset: Dataset) -> dict[str, int | None]:
 
 def thresholds_of(choice: Any, runs: list[TrainedRun], task: Task) -> list[float]:
     """Return the threshold of each class: a given number, or for `tuned` the mean of the runs' tuned thresholds."""
-    expected = "no threshold, as of classes that exclude each other the likeliest is taken"
+    expected = "no threshold, since the most probable of mutually exclusive classes is predicted"
     require(task.kind != "multiclass" or choice in (0.5, "tuned"), "predict", expected, choice, "leave threshold out")
     if task.kind == "multiclass" or choice != "tuned":
         return [0.5 if choice == "tuned" else float(choice)] * task.channels
     from seglab.reporting.class_rows import threshold_of
 
     tuned = [run.outcome["threshold"]["tuned"] for run in runs]
-    return [sum(threshold_of(one, name) for one in tuned) / len(runs) for name in task.classes]
+    return [sum(threshold_of(of_run, name) for of_run in tuned) / len(runs) for name in task.classes]
 
 
 def differences(runs: list[TrainedRun]) -> str:
     """Return how the runs of an ensemble differ besides their seeds, such as `loss (bce, dice)`; "" if not at all."""
-    found = []
+    different = []
     for group in ("loss", "model", "dataset"):
         names = sorted({str(run.facts["choices"].get(group)) for run in runs})
-        texts = {json.dumps(run.config[group], sort_keys=True) for run in runs}
-        found += [f"{group} ({', '.join(names)})"] if len(texts) > 1 else []
-    return " and ".join(found)
+        configs = {json.dumps(run.config[group], sort_keys=True) for run in runs}
+        different += [f"{group} ({', '.join(names)})"] if len(configs) > 1 else []
+    return " and ".join(different)
 
 
 def describe(runs: list[TrainedRun], thresholds: list[float], task: Task) -> str:
     """Return a description of the predicting model and its thresholds."""
-    who = runs[0].name if len(runs) == 1 else f"the mean of {len(runs)} runs"
+    model = f"run {runs[0].name}" if len(runs) == 1 else f"mean of {len(runs)} runs"
     if task.kind == "multiclass":
-        return f"{who}, the likeliest of {', '.join(task.classes)}"
-    return f"{who}, threshold {', '.join(f'{one:.4g}' for one in thresholds)}"
+        return f"{model}, most probable class of {', '.join(task.classes)}"
+    return f"{model}, threshold {', '.join(f'{threshold:.4g}' for threshold in thresholds)}"
 
 
 def progress(names: Iterable[str]) -> Iterator[str]:
     """Iterate over names with a progress bar, or with a log line every 30 seconds if stderr is not a terminal."""
     from tqdm import tqdm
 
-    names, since = list(names), time.monotonic()
+    names, last_logged = list(names), time.monotonic()
     for done, name in enumerate(tqdm(names, "predict", disable=not sys.stderr.isatty(), leave=False)):
-        if time.monotonic() - since > 30 and not sys.stderr.isatty():
-            log.info("%d of %d images", done, len(names))
-            since = time.monotonic()
+        if time.monotonic() - last_logged > 30 and not sys.stderr.isatty():
+            log.info("%d of %d images done", done, len(names))
+            last_logged = time.monotonic()
         yield name
 
 

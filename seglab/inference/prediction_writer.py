@@ -50,52 +50,54 @@ def find_images(where: str | Sequence[str], output: Path) -> tuple[dict[str, Pat
     of skipped files and folders by reason: hidden, another file type, not a regular file, or a folder of earlier
     predictions. `output` is the folder of the new predictions. Raises ContractError if no image is found.
     """
-    found: dict[Path, Path] = {}
+    relative_names: dict[Path, Path] = {}
     left_out: Counter[str] = Counter()
-    places: list[Path] = []
-    for word in [where] if isinstance(where, str) else where:
-        named = Path(word).expanduser()
-        matching = [named] if named.exists() else sorted(map(Path, glob(str(named))))  # a name may contain brackets
-        places += matching or [named]
-    several = sum(place.is_dir() for place in places) > 1  # such as one per patient, with equal file names
-    for place in places:
-        require(place.exists(), "predict", "an image or a folder of images", place, "set input=...")
-        require(place.is_dir() or place.is_file(), "predict", "a file", f"{place}, a pipe or a device")
-        same = place.resolve() == output.resolve()
-        require(not same, "predict", "an output outside of the images or in a folder of its own", place)
-        files = sorted(walk(place, output, left_out)) if place.is_dir() else [place]
-        found |= {file: file.relative_to(place if place.is_dir() and not several else place.parent) for file in files}
-    require(bool(found), "predict", f"images ({', '.join(SUFFIXES)}) in {where}", "none", "set input=...")
-    count = Counter(map(without_suffix, found.values()))
+    paths: list[Path] = []
+    for entry in [where] if isinstance(where, str) else where:
+        path = Path(entry).expanduser()
+        matches = [path] if path.exists() else sorted(map(Path, glob(str(path))))  # a name may contain brackets
+        paths += matches or [path]
+    several = sum(path.is_dir() for path in paths) > 1  # such as one per patient, with equal file names
+    for path in paths:
+        require(path.exists(), "predict", "an image or a folder of images", path, "set input=...")
+        require(path.is_dir() or path.is_file(), "predict", "a file", f"{path}, which is a pipe or a device")
+        same = path.resolve() == output.resolve()
+        require(not same, "predict", "an output folder that is not the input", path, "set output=DIR")
+        files = sorted(walk(path, output, left_out)) if path.is_dir() else [path]
+        parent = path if path.is_dir() and not several else path.parent
+        relative_names |= {file: file.relative_to(parent) for file in files}
+    require(bool(relative_names), "predict", f"images ({', '.join(SUFFIXES)}) in {where}", "none", "set input=...")
+    count = Counter(map(without_suffix, relative_names.values()))
     names = {}
-    for file, name in found.items():
+    for file, name in relative_names.items():
         short = without_suffix(name)
         names[short if count[short] == 1 else str(name)] = file
-    require(len(names) == len(found), "predict", "images of different names", "some of one name", "predict them apart")
+    unique, expected = len(names) == len(relative_names), "images with different names"
+    require(unique, "predict", expected, "several with the same name", "predict them separately")
     return names, left_out
 
 
 def walk(folder: Path, output: Path, left_out: Counter[str]) -> Iterator[Path]:
     """Yield the image files of a folder, at any depth, and count the skipped ones in `left_out`."""
-    seen = {output.resolve()}
-    for here, folders, files in os.walk(folder, followlinks=True):
-        place = Path(here)
-        if place.resolve() in seen or (place / SETTINGS).exists():  # links may form a cycle
-            left_out["folders of predictions or seen already"] += 1
+    visited = {output.resolve()}
+    for name, folders, files in os.walk(folder, followlinks=True):
+        current = Path(name)
+        if current.resolve() in visited or (current / SETTINGS).exists():  # links may form a cycle
+            left_out["folders that hold predictions or were searched already"] += 1
             folders.clear()
             continue
-        seen.add(place.resolve())
+        visited.add(current.resolve())
         left_out["hidden folders"] += sum(name.startswith(".") for name in folders)
         folders[:] = [name for name in folders if not name.startswith(".")]  # in place, as os.walk reads it
-        for file in map(place.joinpath, files):
+        for file in map(current.joinpath, files):
             if file.name.startswith("."):
                 left_out["hidden files"] += 1
             elif not file.name.lower().endswith(SUFFIXES):
-                left_out["files of other kinds"] += 1
+                left_out["files of other types"] += 1
             elif not file.is_file():
                 left_out["pipes, devices or broken links"] += 1
             elif any("\ud800" <= letter <= "\udfff" for letter in str(file)):  # surrogates of bytes that are not UTF-8
-                left_out["names that are not UTF-8"] += 1
+                left_out["files whose names are not UTF-8"] += 1
             else:
                 yield file
 
@@ -108,16 +110,16 @@ def alone_in(folder: Path) -> Iterator[None]:
         with FileLock(folder / ".lock", timeout=0):
             yield
     except Timeout:
-        remedy = "wait for it, or set another output=DIR"
-        require(False, f"output {folder}", "a free folder", "one that another process is writing into", remedy)
+        remedy = "wait until it finishes, or set another output=DIR"
+        require(False, f"output {folder}", "a folder not in use", "one that another process is writing to", remedy)
 
 
 def objects(mask: np.ndarray, levels: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray, float]]:
     """Yield the 8-connected objects of a mask: rows, columns, the object's mask in that box, its mean probability."""
     labels = components(mask)
     for number, box in enumerate(find_objects(labels), 1):
-        alone = labels[box] == number
-        yield *box, alone, float(levels[box][alone].mean() / FULL)
+        inside = labels[box] == number
+        yield *box, inside, float(levels[box][inside].mean() / FULL)
 
 
 def overlay(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
@@ -171,45 +173,47 @@ class PredictionWriter:
         task: Task | None = None,
     ) -> None:
         unknown = [kind for kind in kinds if kind not in KINDS]
-        require(bool(kinds) and not unknown, "predict", f"format of {', '.join(KINDS)}", unknown or "none")
+        got = ", ".join(map(str, unknown)) or "none"
+        require(bool(kinds) and not unknown, "predict", f"format as one or more of {', '.join(KINDS)}", got)
         self.task, self.thresholds = task or Task(), thresholds
         self.parts = self.task.classes if self.task.channels > 1 else ("",)  # one folder per class if there are several
         self.folder, self.names, self.kinds, self.min_area = folder, names, kinds, min_area
-        known, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
+        record, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
         self.tables = {key: folder / f"{key}.csv" for key in COLUMNS if key in ("images", *kinds)}
-        if rerun and not (known.exists() and known.read_text() == text):
+        if rerun and not (record.exists() and record.read_text() == text):
             self.remove_results()  # else results of two models would be mixed
-        there = {} if rerun else {key: file for key, file in self.tables.items() if file.exists()}
-        before = {key: read_rows(file, COLUMNS[key]) for key, file in there.items()}
-        if before.get("images") and known.exists():  # settings without a predicted image do not count
-            remedy = "rerun=true replaces it, output=DIR keeps both"
-            require(known.read_text() == text, f"output {folder}", "these settings", "others", remedy)
-        before = before if len(before) == len(self.tables) else {}  # a missing table cannot be completed
-        write_text(known, text)
+        existing = {} if rerun else {key: file for key, file in self.tables.items() if file.exists()}
+        previous = {key: read_rows(file, COLUMNS[key]) for key, file in existing.items()}
+        if previous.get("images") and record.exists():  # settings without a predicted image do not count
+            expected, got = "predictions made with these settings", "some made with other settings"
+            remedy = "set rerun=true to replace them, or output=DIR to keep both"
+            require(record.read_text() == text, f"output {folder}", expected, got, remedy)
+        previous = previous if len(previous) == len(self.tables) else {}  # a missing table cannot be completed
+        write_text(record, text)
         files = {cell(str(file)): file for file in names.values()}  # a page of a stack is found by its file
         files |= {cell(name): file for name, file in names.items()}
         self.done = set()
-        for row in before.get("images", []):  # an image whose file is another, or has changed, is predicted again
+        for row in previous.get("images", []):  # an image is predicted again if it has another file or the file changed
             file = files.get(row["image"], files.get(row["file"]))
             if file is None or (row["file"], row["changed"]) == (cell(str(file)), str(file.stat().st_mtime_ns)):
                 self.done.add(row["image"])
         for key, table in self.tables.items():
-            rows = [list(row.values()) for row in before.get(key, []) if row["image"] in self.done]
+            rows = [list(row.values()) for row in previous.get(key, []) if row["image"] in self.done]
             write_text(table, csv_lines([COLUMNS[key], *rows]))
 
     def remove_results(self) -> None:
         """Remove the files of all images in images.csv, then the tables, images.csv last; other files are kept."""
         table = self.folder / "images.csv"
-        above = [self.folder / KINDS[kind] for kind in ("mask", "probability", "overlay")]
-        folders = [folder for one in above for folder in (one, *one.glob("*/"))]  # with those of classes
+        of_kinds = [self.folder / KINDS[kind] for kind in ("mask", "probability", "overlay")]
+        folders = [folder for parent in of_kinds for folder in (parent, *parent.glob("*/"))]  # with those of classes
         for row in read_rows(table, COLUMNS["images"]) if table.exists() else ():
             name, volume = row["image"], is_volume(row["file"])
             name = name[1:] if cell(name[1:]) == name else name
-            names = [f"{name}.png", f"{name}.tif", *[f"{name.rpartition('_')[0]}.nii.gz"] * volume]
-            for file in (folder / one for folder in folders for one in names):
-                file.unlink(missing_ok=True)
-        for file in (self.folder / "objects.csv", table):
-            file.unlink(missing_ok=True)
+            files = [f"{name}.png", f"{name}.tif", *[f"{name.rpartition('_')[0]}.nii.gz"] * volume]
+            for path in (folder / file for folder in folders for file in files):
+                path.unlink(missing_ok=True)
+        for path in (self.folder / "objects.csv", table):
+            path.unlink(missing_ok=True)
 
     def __contains__(self, name: str) -> bool:
         """Whether the image with this name was predicted before."""
@@ -227,16 +231,16 @@ class PredictionWriter:
         if "mask" in self.kinds:
             self.write_masks(name, masks, valid, tags)
         if "probability" in self.kinds:
-            for one, map_ in zip(self.parts, maps, strict=True):
-                write_map(self.folder / "probabilities" / one / name, map_, tags)
+            for part, map_ in zip(self.parts, maps, strict=True):
+                write_map(self.folder / "probabilities" / part / name, map_, tags)
         if "overlay" in self.kinds:
             write_map(self.folder / "overlays" / name, overlay(image, masks)[..., ::-1])  # OpenCV writes BGR
         rows: list[list[Any]] = []
         for k, mask in zip(self.task.scored, masks, strict=True):
-            for down, across, alone, confidence in objects(mask, maps[k]):
-                box = [across.start, down.start, across.stop - across.start, down.stop - down.start]
-                facts = [*box, int(alone.sum()), round(confidence, 4)]
-                rows.append([name, self.task.classes[k], len(rows) + 1, *facts])
+            for y, x, inside, confidence in objects(mask, maps[k]):
+                box = [x.start, y.start, x.stop - x.start, y.stop - y.start]
+                measures = [*box, int(inside.sum()), round(confidence, 4)]
+                rows.append([name, self.task.classes[k], len(rows) + 1, *measures])
         if "objects" in self.tables:
             self.append("objects", rows)
         height, width = valid.shape
@@ -246,10 +250,10 @@ class PredictionWriter:
 
     def write_masks(self, name: str, masks: Sequence[np.ndarray], valid: np.ndarray, tags: Tags) -> None:
         """Write one mask of 0 and 255, one per class if classes overlap, or one of class numbers with a palette."""
-        place = self.folder / "masks"
+        folder = self.folder / "masks"
         if self.task.kind != "multiclass":
-            for one, mask in zip(self.parts, masks, strict=True):
-                write_map(place / one / name, mask * 255, tags)
+            for part, mask in zip(self.parts, masks, strict=True):
+                write_map(folder / part / name, mask * 255, tags)
             return
         numbers = np.zeros(masks[0].shape, np.uint8)
         for k, mask in zip(self.task.scored, masks, strict=True):
@@ -257,21 +261,21 @@ class PredictionWriter:
         colors = bytes([0, 0, 0, *(level for k in range(len(masks)) for level in color_of(k))])
         palette = colors.ljust(3 * IGNORED, b"\0") + b"\x80\x80\x80"
         tags = tags and [*tags, (GDAL_NO_DATA, 2, 0, str(IGNORED), True)]  # 2: TIFF type of text
-        write_map(place / name, with_ignored(numbers, valid), tags, palette)
+        write_map(folder / name, with_ignored(numbers, valid), tags, palette)
 
     def join_slices(self, name: str, file: Path, slices: Sequence[str], axis: int, again: bool) -> None:
         """Write the masks of all slices of a NIfTI volume as a volume of 0 and 1 or class numbers, with its geometry.
 
         again: replace an existing volume. Nothing is written if the mask of a slice is missing.
         """
-        for one in [""] if self.task.kind == "multiclass" else self.parts:
-            place = self.folder / "masks" / one
-            files, made = [place / f"{slice_}.png" for slice_ in slices], place / f"{name}.nii.gz"
-            if all(map(Path.exists, files)) and (again or not made.exists()):
+        for part in [""] if self.task.kind == "multiclass" else self.parts:
+            folder = self.folder / "masks" / part
+            files, output = [folder / f"{slice_}.png" for slice_ in slices], folder / f"{name}.nii.gz"
+            if all(map(Path.exists, files)) and (again or not output.exists()):
                 planes = [np.asarray(Image.open(plane)).T for plane in files]  # the first axis is horizontal
                 volume = np.stack(planes, axis)
                 numbers = volume if self.task.kind == "multiclass" else volume > 0
-                write_bytes(made, encode_nifti(numbers.astype(np.uint8), str(file)))
+                write_bytes(output, encode_nifti(numbers.astype(np.uint8), str(file)))
 
     def append(self, key: str, rows: Sequence[Sequence[Any]]) -> None:
         """Append rows to a table."""
@@ -290,9 +294,9 @@ def read_rows(file: Path, columns: list[str]) -> list[dict[str, str]]:
     """Read a table without a truncated last row; raise ContractError for other columns, as saved by a spreadsheet."""
     text = file.read_bytes().decode(errors="replace")
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-    got = list(rows.fieldnames or columns)
+    header = list(rows.fieldnames or columns)
     remedy = "delete the folder, or set another output=DIR"
-    require(got == columns, str(file), f"the columns {','.join(columns)}", ",".join(got), remedy)
+    require(header == columns, str(file), f"the columns {','.join(columns)}", ",".join(header), remedy)
     return [row for row in rows if None not in row.values()]  # csv fills up short rows with None
 
 

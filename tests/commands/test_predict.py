@@ -83,7 +83,7 @@ def test_every_kind_of_file_becomes_a_mask_a_probability_an_overlay_and_rows(con
 def test_a_bad_file_is_named_and_the_rest_is_predicted(configure, runs, photos, tmp_path, caplog):
     (photos / "broken.png").write_bytes(b"not a picture")
     (photos / "broken.dcm").write_bytes(b"nor a film")
-    with pytest.raises(ContractError, match="2 of 9 that cannot"):
+    with pytest.raises(ContractError, match="2 of 9 that cannot; see the warnings above"):
         call(configure, tmp_path / "out", runs / "s1", photos, "format=mask")
     assert "broken.png: expected a readable image" in caplog.text
     assert len(list((tmp_path / "out/masks").rglob("*.png"))) == 7
@@ -106,7 +106,8 @@ def test_a_second_call_makes_what_is_missing_and_nothing_else(configure, runs, p
     (out / "objects.csv").unlink()
     call(configure, out, runs / "s1", photos)
     images, found = pd.read_csv(out / "images.csv"), pd.read_csv(out / "objects.csv")
-    with pytest.raises(ContractError, match="rerun=true replaces it"):
+    said = "expected predictions made with these settings, got some made with other settings; set rerun=true to replace"
+    with pytest.raises(ContractError, match=said):
         call(configure, out, runs / "s1", photos, "tta=flips")
     (out / "images.csv").write_text((out / "images.csv").read_text().replace(",", ";"))  # as saved by a spreadsheet
     with pytest.raises(ContractError, match=r"images\.csv: expected the columns image,file,.*, got image;file;"):
@@ -140,7 +141,7 @@ def test_a_rerun_with_other_settings_removes_the_earlier_results_and_nothing_els
 
 def test_a_folder_that_another_process_writes_into_is_refused(configure, runs, photos, tmp_path):
     (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out/.lock"), pytest.raises(ContractError, match="another process is writing into"):
+    with FileLock(tmp_path / "out/.lock"), pytest.raises(ContractError, match="another process is writing to; wait"):
         call(configure, tmp_path / "out", runs / "s1", photos)
     assert [*(tmp_path / "out").iterdir()] == [tmp_path / "out/.lock"]
 
@@ -281,7 +282,7 @@ def test_slices_across_any_axis_are_joined_to_the_volume_that_they_were_cut_from
 
 def test_a_threshold_that_would_do_nothing_is_refused(configure, photos, tmp_path):
     run = write_run(tmp_path / "run", "dataset.scene=organ")
-    with pytest.raises(ContractError, match=r"predict: expected no threshold, as of classes .* got 0\.9; leave"):
+    with pytest.raises(ContractError, match=r"predict: expected no threshold, since the most .* got 0\.9; leave"):
         call(configure, tmp_path / "out", run, photos, "threshold=0.9")
     with pytest.raises(ContractError, match=r"threshold: expected none, as of classes that exclude .* got 0\.9"):
         check_before_data(configure("train", "dataset.scene=organ", "threshold=0.9"))
@@ -342,14 +343,14 @@ def test_what_is_no_image_of_the_user_is_left_out_and_counted(tmp_path):
     assert dict(left_out) == {
         "hidden folders": 1,
         "hidden files": 1,
-        "files of other kinds": 1,
+        "files of other types": 1,
         "pipes, devices or broken links": 2,
-        "names that are not UTF-8": 1,
-        "folders of predictions or seen already": 3,
+        "files whose names are not UTF-8": 1,
+        "folders that hold predictions or were searched already": 3,
     }
-    with pytest.raises(ContractError, match="an output outside of the images"):
+    with pytest.raises(ContractError, match="an output folder that is not the input, got"):
         find_images(str(folder), folder)
-    with pytest.raises(ContractError, match=r"a file, got .*pipe\.png, a pipe or a device"):
+    with pytest.raises(ContractError, match=r"a file, got .*pipe\.png, which is a pipe or a device"):
         find_images(str(folder / "pipe.png"), NOWHERE)
 
 
