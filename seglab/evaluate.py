@@ -35,19 +35,20 @@ def evaluate(cfg: DictConfig, folder: Path) -> list[Path]:
     runs = open_runs(to_container(cfg.run), to_container(cfg.trust))
     losses = sorted({str(run.facts["choices"].get("loss")) for run in runs})
     if len(losses) > 1:
-        log.info("%d runs of %d losses (%s), each measured by itself", len(runs), len(losses), ", ".join(losses))
-    done: dict[Path, Path] = {}
+        log.info("%d runs with %d losses (%s), each evaluated separately", len(runs), len(losses), ", ".join(losses))
+    results: dict[Path, Path] = {}
     for run in runs:
         try:
-            done[run.folder] = evaluate_run(cfg, run)
+            results[run.folder] = evaluate_run(cfg, run)
         except (ContractError, OSError) as error:
             if len(runs) == 1:
                 raise
             log.warning("%s: %s", run.name, sentence_of(error, "evaluate"))
-    log_table(done)
-    bad = len(runs) - len(done)
-    require(not bad, "evaluate", "runs that can be measured", f"{bad} of {len(runs)} that cannot", "see above")
-    return list(done.values())
+    log_table(results)
+    failed = len(runs) - len(results)
+    got = f"{failed} of {len(runs)} that cannot"
+    require(not failed, "evaluate", "runs that can be evaluated", got, "see the warnings above")
+    return list(results.values())
 
 
 def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
@@ -68,14 +69,14 @@ def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
     settings |= {key: cfg[key] for key in ("window", "overlap", "tta")} if scale == "native" else {}
     name = node["_target_"].rsplit(".", 1)[-1].lower()
     # Options that differ between the folds of a study are masked: the report averages evaluations of the same name
-    found = {key for key in ("mean", "std") if run.config["dataset"].get(key) == "auto"} - overridden("dataset")
-    of_all = fixed | dict.fromkeys(found, "auto") | ({"fold": 0} if images.own else {})
-    made_of = json.dumps(settings | {"dataset": of_all}, sort_keys=True) + images.fingerprint
-    out = run.folder / "evaluations" / f"{name}-{sha256(made_of.encode()).hexdigest()[:6]}"
+    computed = {key for key in ("mean", "std") if run.config["dataset"].get(key) == "auto"} - overridden("dataset")
+    masked = fixed | dict.fromkeys(computed, "auto") | ({"fold": 0} if images.own else {})
+    identity = json.dumps(settings | {"dataset": masked}, sort_keys=True) + images.fingerprint
+    out = run.folder / "evaluations" / f"{name}-{sha256(identity.encode()).hexdigest()[:6]}"
     facts = {"run": run.name, "run_finished": run.outcome["finished"], "name": name, **settings}
     facts |= {"fingerprint": images.fingerprint, "own": images.own}
     if not cfg.rerun and read_json(out / "evaluation.json").get("run_finished") == run.outcome["finished"]:
-        log.info("%s is there already; rerun=true measures it again", out)
+        log.info("%s already exists; set rerun=true to evaluate again", out)
         return out
     measure_run(cfg, run, images, facts, out)
     return out
@@ -91,19 +92,19 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     from seglab.reporting.class_rows import rows_per_image
     from seglab.reporting.metrics_table import at_threshold
 
-    since = time.perf_counter()
+    start = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)  # first, so that a folder that cannot be written fails before the work
     whole = facts["scale"] == "native"
     # At the run's scale only the model is used, so the predictor's own check runs at the training size
     window, overlap, tta = (cfg.window, cfg.overlap, cfg.tta) if whole else (images.dataset.size, 0.5, "none")
     model = predictor(run, window, overlap, tta, cfg.batch_size, cfg.device, images.dataset)
     measured = native(model, images) if whole else TrainingResolution(run, model, images, cfg.workers)
-    seen = seen_in_training(run, measured.items)
+    seen, total = seen_in_training(run, measured.items), len(measured.items)
     if seen:
-        log.warning("%s: %d of %d images have ids of its training or validation", run.name, seen, len(measured.items))
+        log.warning("%s: %d of %d images have ids from its training or validation split", run.name, seen, total)
     threshold, tuned, empty = run.config["threshold"], run.outcome["threshold"]["tuned"], run.config["empty"]
     groups, task = {item.id: item.group for item in measured.items}, model.module.task
-    require(bool(groups), "evaluate", "labeled images in this split", "none", "set split=all, or dataset.root")
+    require(bool(groups), "evaluate", "labeled images in the split", "none", "set split=all, or check dataset.root")
     records = ImageTable(groups, threshold, empty, objects=measured.objects, task=task)
     metrics, arrays = score(model.module, measured, records), records.arrays("test")
     table = records.table()
@@ -118,7 +119,7 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     data: dict[str, Any] = {"images": len(rows), "empty_masks": int((rows["foreground"] == 0).sum())}
     data |= {"foreground": float((rows["foreground"] / rows["pixels"]).mean()), "skipped": len(measured.skipped)}
     facts |= {"data": data, "seen_in_training": seen, "threshold": {"fixed": threshold, "tuned": tuned}}
-    facts |= {"metrics": metrics, "seconds": round(time.perf_counter() - since, 2), "versions": versions()}
+    facts |= {"metrics": metrics, "seconds": round(time.perf_counter() - start, 2), "versions": versions()}
     facts |= {"finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     write_json(out / "evaluation.json", facts)  # last: a folder without it is measured again
 
@@ -129,8 +130,8 @@ def draw(rows: pd.DataFrame, measured: Any, threshold: float, out: Path) -> None
     from seglab.reporting.run_figures import Example, examples
 
     task = measured.module.task
-    words = captions(rows)
-    pictures = zip(words.values(), measured.pictures(list(words)), strict=True)
+    caption_of = captions(rows)
+    pictures = zip(caption_of.values(), measured.pictures(list(caption_of)), strict=True)
     title = f"{out.parents[1].name} on {out.name}"
     examples((Example(caption, *arrays) for caption, arrays in pictures), out / "examples.png", threshold, title, task)
 
@@ -139,13 +140,13 @@ def log_table(done: dict[Path, Path]) -> None:
     """Log one row per run with the means over its images; `done` maps run folders to folders of results."""
     unique = len({run.name for run in done}) == len(done)  # runs of two studies may share a name
     names = [run.name if unique else str(run) for run in done]
-    wide = max(map(len, names), default=3)
-    log.info("%s %s", "run".ljust(wide), " ".join(key.rjust(13) for key in ("images", *SHOWN)))
+    width = max(map(len, names), default=3)
+    log.info("%s %s", "run".ljust(width), " ".join(key.rjust(13) for key in ("images", *SHOWN)))
     for name, out in zip(names, done.values(), strict=True):
         facts = read_json(out / "evaluation.json")
-        found = as_numbers(facts["metrics"])
-        cells = [f"{found.get(key, float('nan')):13.4f}".replace("nan", "  -") for key in SHOWN]
-        log.info("%s %13d %s", name.ljust(wide), facts["data"]["images"], " ".join(cells))
+        metrics = as_numbers(facts["metrics"])
+        cells = [f"{metrics.get(key, float('nan')):13.4f}".replace("nan", "  -") for key in SHOWN]
+        log.info("%s %13d %s", name.ljust(width), facts["data"]["images"], " ".join(cells))
     for out in done.values():
         log.info("%s: evaluation.json per_image.csv", out)
 

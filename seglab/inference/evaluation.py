@@ -46,8 +46,8 @@ def dataset_node(run: TrainedRun, given: dict[str, Any], named: set[str]) -> dic
     if "_target_" not in given:
         return {**run.dataset_options, **given}
     own = run.raw_options
-    more = {"bands", "crop", "window", "axis"} & own.keys() & given.keys()  # not every data set has them
-    return {**given, **{key: own[key] for key in (*FOLLOWED_OPTIONS, *more) if key not in named}}
+    shared = {"bands", "crop", "window", "axis"} & own.keys() & given.keys()  # not every data set has them
+    return {**given, **{key: own[key] for key in (*FOLLOWED_OPTIONS, *shared) if key not in named}}
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,16 @@ class EvalSet:
 def eval_set(run: TrainedRun, dataset: Dataset, split: str | None) -> EvalSet:
     """Choose the split: by default the test images of the run's own data, or all labeled images of other data."""
     require(split in (None, "all", *SPLITS), "evaluate", f"split as one of all, {', '.join(SPLITS)}", split)
-    chosen, file = select_items(dataset, as_test=True), split_file(run)
+    selection, file = select_items(dataset, as_test=True), split_file(run)
     if split != "all" and select_items(dataset).fingerprint == run.facts["data"]["fingerprint"]:  # its own data
         split = split or "test"
         # The recorded split, which lacks the images that turned out to be damaged
-        frozen = replace(chosen.dataset, split_file=str(file)) if file else chosen.dataset
-        return EvalSet(frozen, split, chosen.fingerprint, own=True)
+        recorded = replace(selection.dataset, split_file=str(file)) if file else selection.dataset
+        return EvalSet(recorded, split, selection.fingerprint, own=True)
     changed = not split and replace(dataset, cache_dir=None) == run.dataset(cache_dir=None)
-    remedy = "set split=test for its test images, split=all for all that there are"
-    require(not changed, f"run {run.name}", "the data that it was trained on", "changed ones", remedy)
-    return EvalSet(chosen.dataset, split or "all", chosen.fingerprint)
+    remedy = "set split=test to evaluate its test images, or split=all to evaluate all labeled images"
+    require(not changed, f"run {run.name}", "the data that it was trained on", "changed data", remedy)
+    return EvalSet(selection.dataset, split or "all", selection.fingerprint)
 
 
 def split_file(run: TrainedRun) -> Path | None:
@@ -95,8 +95,8 @@ def split_file(run: TrainedRun) -> Path | None:
 def seen_in_training(run: TrainedRun, items: Sequence[Item]) -> int:
     """Count the items whose ids are in the run's training or validation split."""
     file = split_file(run)
-    known = json.loads(file.read_text(encoding="utf-8")) if file else {}
-    return len({item.id for item in items} & {name for split in ("train", "val") for name in known.get(split, ())})
+    splits = json.loads(file.read_text(encoding="utf-8")) if file else {}
+    return len({item.id for item in items} & {name for split in ("train", "val") for name in splits.get(split, ())})
 
 
 class TrainingResolution:
@@ -156,8 +156,8 @@ class NativeResolution:
 
     def __iter__(self) -> Iterator[Measured]:
         facts, dataset, (rank, world) = list[Facts](), self.predictor.dataset, rank_and_world()
-        own = list(enumerate(self.items))[rank::world]
-        for number, item in tqdm(own, "measure", delay=3, leave=False, disable=None):  # None: only on a terminal
+        numbered = list(enumerate(self.items))[rank::world]
+        for number, item in tqdm(numbered, "measure", delay=3, leave=False, disable=None):  # None: only on a terminal
             try:
                 image, mask, valid = self.read(item)
             except ContractError as error:
@@ -171,19 +171,20 @@ class NativeResolution:
             shares = truth / np.float32(255) if dataset.soft else truth  # steps of 1/255, as in training
             maps = {name: tensor(map_layers(MAPS[name], shares, task)).to(device) for name in self.module.loss.needs}
             target = tensor(shares if shares.ndim == 2 else np.moveaxis(shares, 2, 0)).to(device)
-            marks = None if valid is None else tensor(valid.copy()).to(device)  # torch warns about memory maps
+            counted = None if valid is None else tensor(valid.copy()).to(device)  # torch warns about memory maps
             logits = to_logits(self.predictor.at_scale(image), task.kind).to(device)
             index = torch.tensor([number], device=device)
-            batch = {"target": target, "valid": marks, "id": [item.id], "index": index}
-            yield self.module.loss(logits, target, marks, **maps), logits, batch
+            batch = {"target": target, "valid": counted, "id": [item.id], "index": index}
+            yield self.module.loss(logits, target, counted, **maps), logits, batch
         for sentence in range_warnings(facts, dataset) if self.unseen else ():
             log.warning("data: %s", sentence)
 
     def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
         """Yield image, truth, probability and valid pixels of the images with these numbers, reduced for display."""
-        known, dataset = [item for item in self.items if item.id not in self.skipped], self.predictor.dataset
+        measured, dataset = [item for item in self.items if item.id not in self.skipped], self.predictor.dataset
+        channels: int | slice = 0 if dataset.task.channels == 1 else slice(None)
         for number in numbers:
-            image, mask, valid = self.read(known[number])
+            image, mask, valid = self.read(measured[number])
             levels = self.predictor.at_scale(image)
             scale = min(1.0, LONGEST / max(mask.shape[:2]))
             small = [max(1, round(side * scale)) for side in mask.shape[:2]]
@@ -191,18 +192,17 @@ class NativeResolution:
             shown = resize(in_colors(seen), *small)
             truth = np.stack([resize(layer.astype(np.float32), *small) for layer in layers(mask, dataset.task)])
             maps = levels.reshape(-1, *levels.shape[-2:])
-            found = np.stack([resize(one / np.float32(FULL), *small) for one in maps])
-            marks = None if valid is None else resize(valid.astype(np.float32), *small) >= 0.5
-            one: int | slice = 0 if dataset.task.channels == 1 else slice(None)
-            yield shown.reshape(*small, -1), truth[one], found[one], marks
+            probability = np.stack([resize(map_ / np.float32(FULL), *small) for map_ in maps])
+            counted = None if valid is None else resize(valid.astype(np.float32), *small) >= 0.5
+            yield shown.reshape(*small, -1), truth[channels], probability[channels], counted
 
 
 def native(predictor: Predictor, images: EvalSet) -> NativeResolution:
     """Return the whole images of a data set, to be decoded from their files."""
-    chosen = select_items(images.dataset, images.as_test)
-    items = [item for item in images.items(chosen.splits) if item.id not in chosen.skipped]
+    selection = select_items(images.dataset, images.as_test)
+    items = [item for item in images.items(selection.splits) if item.id not in selection.skipped]
     read = partial(decode_native, dataset=images.dataset)
-    return NativeResolution(predictor, items, read, chosen.skipped, unseen=True)
+    return NativeResolution(predictor, items, read, selection.skipped, unseen=True)
 
 
 def of_split(module: SegModule, data: DataModule, split: str, limit: float | None, precision: str) -> NativeResolution:

@@ -68,25 +68,26 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
     task, samples = data.dataset.task, data.samples("test")
     processes = 0 if run.mirrors else evaluation_processes(cfg)  # trackers take the pictures when the run ends
     rows = rows_per_image(read_rows(run.folder / "per_image.csv"), task)
-    kept, words = spread_objects(rows["foreground"], cfg.examples), captions(rows) if cfg.pictures else {}
-    numbers = list(dict.fromkeys([*kept, *words]))
+    saved, caption_of = spread_objects(rows["foreground"], cfg.examples), captions(rows) if cfg.pictures else {}
+    numbers = list(dict.fromkeys([*saved, *caption_of]))
     with autocast(cfg.trainer.precision, module.device.type):
-        found = predict(module, samples, numbers, cfg.batch_size)
+        predictions = predict(module, samples, numbers, cfg.batch_size)
 
-    def some(chosen: Iterable[int]) -> dict[str, np.ndarray]:
-        return {name: array[[numbers.index(number) for number in chosen]] for name, array in found.items()}
+    def select(chosen: Iterable[int]) -> dict[str, np.ndarray]:
+        return {name: array[[numbers.index(number) for number in chosen]] for name, array in predictions.items()}
 
-    write_arrays(run.folder / "examples.npz", **some(kept))
+    write_arrays(run.folder / "examples.npz", **select(saved))
     if not cfg.pictures:
         return
-    best = [Example(caption, *picture) for caption, picture in zip(words.values(), pictures(some(words)), strict=True)]
+    captioned = zip(caption_of.values(), pictures(select(caption_of)), strict=True)
+    drawn = [Example(caption, *picture) for caption, picture in captioned]
 
     def warn(picture: Future[Any]) -> None:  # a failed picture must not fail the run
         if error := picture.exception():
             log.warning("%s: a picture could not be drawn (%s: %s)", run, type(error).__name__, error)
 
-    of_tiles = ": the tile with most foreground of each image, and the IoU of the whole image"
+    of_tiles = ": the tile with the most foreground of each image; the IoU is that of the whole image"
     png, title = run.folder / "examples.png", run.folder.name + of_tiles * (data.dataset.fit == "patch")
-    lines = curves, run.folder / "metrics.csv", png.with_name("curves.png"), title
-    for picture in ((examples, best, png, cfg.threshold, title, task), lines):
+    learning_curves = curves, run.folder / "metrics.csv", png.with_name("curves.png"), title
+    for picture in ((examples, drawn, png, cfg.threshold, title, task), learning_curves):
         submit(processes, *picture).add_done_callback(warn)

@@ -240,13 +240,13 @@ def test_native_scale_and_the_runs_scale_are_measured_side_by_side(configure, ru
 
 def test_images_that_the_run_trained_on_are_pointed_out(configure, run, caplog):
     (out,) = call(configure, run, "split=all")
-    assert "12 of 18 images have ids of its training or validation" in caplog.text
+    assert "12 of 18 images have ids from its training or validation split" in caplog.text
     assert facts_of(out, "evaluation.json")["seen_in_training"] == 12
 
 
 def test_of_data_that_have_changed_since_the_training_it_must_be_said_which_images(configure, pairs, tmp_path):
     run = write_run(tmp_path / "run", "dataset=folder", f"dataset.root={pairs}", "dataset.cache_dir=null")
-    with pytest.raises(ContractError, match="run: expected the data that it was trained on, got changed ones; set s"):
+    with pytest.raises(ContractError, match="run: expected the data that it was trained on, got changed data; set s"):
         call(configure, run)
 
 
@@ -260,7 +260,7 @@ def test_of_many_runs_those_that_cannot_be_measured_are_named_and_the_rest_conti
     change(gray, config=config | {"dataset": config["dataset"] | {"channels": 3}})
     shutil.copytree(run, run.parent / "closed", ignore=shutil.ignore_patterns("evaluations"))
     (run.parent / "closed/evaluations").touch()  # a file instead of a folder
-    with pytest.raises(ContractError, match="2 of 3 that cannot"):
+    with pytest.raises(ContractError, match="2 of 3 that cannot; see the warnings above"):
         call(configure, run.parent, *other(pairs), "rerun=true")
     assert "gray: model: expected images (b,1,h,w)" in caplog.text
     assert "expected to read and write files, got Not a directory" in caplog.text
