@@ -23,29 +23,30 @@ log = logging.getLogger(__name__)
 
 README = """# {made.file.name}
 
-The model of the run `{run.name}`, with its normalization and the {squash} inside.
+The model of the run `{run.name}`, including its normalization and the {activation}.
 
 ```python
 import numpy as np, onnxruntime
-values = np.zeros({shape}, np.uint8)  # {yours}; black where it has no data (NaN)
+values = np.zeros({shape}, np.uint8)  # {example}; black where it has no data (NaN)
 black, white = {ends}
 image = np.clip((values.astype(np.float32) - black) * (65535 / (white - black)), 0, 65535).round()
-image = {whole}  # as in training; now resize it, see In
+image = {converted}  # as in training; next, resize it (see Input)
 batch = np.atleast_3d(image).transpose(2, 0, 1)[None].astype(np.float32){divided}
 probability = onnxruntime.InferenceSession("{made.file.name}").run(None, {{"image": batch}})[0]
 {decide}
 ```
 
-- In: `image` (b, {data.channels}, h, w) from 0 (black) to 255 (white), {made.sizes}: {scale}.
-- Values: upright (EXIF), {bands}; {stored}, dark background (MONOCHROME1 turned){crop}.
-- Out: `probability` (b, {data.task.channels}, h, w), {back}, and then decided. {out}
-- Checked: {source} ({made.checked}), and resized copies; from PyTorch it differs by {made.difference:.1e} at most.
-- Computes in float32; `seglab.predict`, on a device like that of training, in {precision}.
+- Input: `image` (b, {data.channels}, h, w) from 0 (black) to 255 (white), {made.sizes}. {scale}.
+- Values: apply the EXIF orientation; {bands}; {stored}; invert MONOCHROME1, so that the background is dark{crop}.
+- Output: `probability` (b, {data.task.channels}, h, w). {back}, and only then apply the last line of the code. {out}
+- Check: on {source} ({made.checked}) and on resized copies, the file differs from PyTorch by at most \
+{made.difference:.1e}.
+- Precision: float32; `seglab.predict` uses {precision} on the type of device that the run was trained on.
 """
 
 WINDOWS = {
     "percentile": "np.percentile((seen := values[::4, ::4])[seen > seen.min()], (1, 99.5))",
-    "header": "center - width / 2, center + width / 2  # of the file's own window",
+    "header": "center - width / 2, center + width / 2  # window in the DICOM header",
 }
 """Code for the black and white values of a mammogram, for windows that are not a fixed range."""
 
@@ -55,8 +56,8 @@ def export(cfg: DictConfig, folder: Path) -> Path:
     require(cfg.what in ("model", "nnunet"), "export", "what as one of model, nnunet", cfg.what)
     if cfg.what == "nnunet":
         return export_trainer(cfg)
-    require(cfg.run is not None, "run", "a value", "none", "set run=...")
-    require(isinstance(cfg.run, str), "export", "one run", cfg.run, "export each by itself")
+    require(cfg.run is not None, "run", "the folder of a run", "none", "set run=outputs/STUDY/RUN")
+    require(isinstance(cfg.run, str), "export", "one run", cfg.run, "export each run separately")
 
     from seglab.engine.trained_run import open_run
     from seglab.files import write_text
@@ -66,9 +67,9 @@ def export(cfg: DictConfig, folder: Path) -> Path:
         from seglab.inference.hub import write_hub
 
         run = open_run(cfg.run, to_container(cfg.trust))
-        written = write_hub(run, Path(cfg.output or run.folder / "export" / "hub"))
-        log.info("%s: README.md model.safetensors run.json", written)
-        return written
+        hub = write_hub(run, Path(cfg.output or run.folder / "export" / "hub"))
+        log.info("%s: README.md model.safetensors run.json", hub)
+        return hub
     require(cfg.format == "onnx", "export", "format as one of onnx, hub", cfg.format)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         importlib.import_module(package)  # a missing package is reported now, not after the conversion
@@ -77,9 +78,10 @@ def export(cfg: DictConfig, folder: Path) -> Path:
     file = Path(cfg.output or run.folder / "export/model.onnx")
     require(not file.is_dir(), "output", "a file", f"the folder {file}", f"set output={file / 'model.onnx'}")
     images, source = images_of(run)
-    made = write(Deployed(run.module()), images, file)
-    write_text(file.with_name(f"{file.name}.md"), readme(run, made, source, tuned))
-    log.info("%s: %s; %s (%d) differ by %.1e at most", file, made.sizes, source, made.checked, made.difference)
+    exported = write(Deployed(run.module()), images, file)
+    write_text(file.with_name(f"{file.name}.md"), readme(run, exported, source, tuned))
+    check = f"on {source} ({exported.checked}), it differs from PyTorch by at most {exported.difference:.1e}"
+    log.info("%s: %s; %s", file, exported.sizes, check)
     return file
 
 
@@ -88,14 +90,14 @@ def export_trainer(cfg: DictConfig) -> Path:
     from seglab.files import write_text
     from seglab.inference.nnunet import trainer_source
 
-    require("loss" in cfg, "loss", "a value", "none", "set loss=NAME")
+    require("loss" in cfg, "loss", "the name of a loss", "none", "set loss=NAME")
     loss = build_loss(cfg.loss)
-    words = choices().get("loss", loss.name).split("_")  # several choices may share a class
-    file = Path(cfg.output or f"nnUNetTrainerSeglab{''.join(word[:1].upper() + word[1:] for word in words)}.py")
-    fits = file.suffix == ".py" and file.stem.isidentifier()
-    require(fits, "output", "a file named as a class of Python, such as nnUNetTrainerMine.py", file.name)
+    parts = choices().get("loss", loss.name).split("_")  # several choices may share a class
+    file = Path(cfg.output or f"nnUNetTrainerSeglab{''.join(part[:1].upper() + part[1:] for part in parts)}.py")
+    is_class_name = file.suffix == ".py" and file.stem.isidentifier()
+    require(is_class_name, "output", "a file name that is a valid class name, such as nnUNetTrainerMine.py", file.name)
     write_text(file, trainer_source(loss, file.stem))
-    log.info("%s: set nnUNet_extTrainer to its folder, then nnUNetv2_train ... -tr %s", file, file.stem)
+    log.info("%s: set nnUNet_extTrainer to its folder, then run nnUNetv2_train ... -tr %s", file, file.stem)
     return file
 
 
@@ -105,11 +107,11 @@ def images_of(run: TrainedRun) -> tuple[np.ndarray, str]:
 
     dataset = run.raw_dataset()
     if "examples.npz" in run.facts.get("files", {}):
-        shown = np.load(run.file("examples.npz"))["images"].transpose(0, 3, 1, 2).astype(np.float32)
-        if shown.shape[1] == dataset.channels:  # of more than three bands only three are kept
-            return np.concatenate([shown, shown])[:4], "test images of the run"  # at least two
+        examples = np.load(run.file("examples.npz"))["images"].transpose(0, 3, 1, 2).astype(np.float32)
+        if examples.shape[1] == dataset.channels:  # of more than three bands only three are kept
+            return np.concatenate([examples, examples])[:4], "test images of the run"  # at least two
     shape = (4, dataset.channels, dataset.size, dataset.size)
-    return np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32), "images of noise"
+    return np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32), "images of random noise"
 
 
 def readme(run: TrainedRun, made: Exported, source: str, tuned: Any) -> str:
@@ -119,39 +121,40 @@ def readme(run: TrainedRun, made: Exported, source: str, tuned: Any) -> str:
 
     data = run.raw_dataset()
     window, crop = (data.window, data.crop) if isinstance(data, CbisDdsm) else ("full", False)
-    whole = "`values`" if window == "full" else "the first `image`, as uint16,"
-    reduced = f", {whole} reduced by {data.reduce} before (cv2.INTER_AREA)" if data.reduce > 1 else ""
-    how = f"stretched to {data.size}x{data.size}"
+    size, reduced = f"{data.size}x{data.size} pixels", "reduced " * (data.reduce > 1)
+    scale, back = f"Resize the whole {reduced}image to {size}", "Resize the map"
     if data.fit == "pad":
-        how = f"brought to {data.size} on their longer side, and centered in a black square"
-    scale = f"whole images {how}, as in training: sides that shrink by area (cv2.INTER_AREA), then those that grow"
-    scale += f" linearly (cv2.INTER_LINEAR){reduced}"
-    back = f"brought back likewise to the size of the {'reduced ' * (data.reduce > 1)}image"
+        scale = f"Resize the whole {reduced}image to fit into {size} in proportion, and center it on black"
+        back = "Remove the padding, and resize the rest of the map"
+    scale += ", as in training: sides that shrink first (cv2.INTER_AREA), then sides that grow (cv2.INTER_LINEAR)"
+    back += f" to the size of the {reduced}image in the same way"
     if data.fit == "patch":
-        scale = f"the images' own pixels{reduced}, as in training on squares of {data.size}"
-        back = "averaged over squares that overlap"
-    back += ", then to the size in the file" if data.reduce > 1 else ""
-    squash = "softmax" if data.task.kind == "multiclass" else "sigmoid"
-    words: dict[str, Any] = {"scale": scale, "back": back, "squash": squash, "source": source}
-    words["decide"], words["out"] = decision(data.task, run.config["threshold"], tuned, axis=1)
-    full = "0, np.iinfo(values.dtype).max  # 1 of fractions"
-    words["ends"] = WINDOWS.get(window, full if isinstance(data.range, str) else "{}, {}".format(*data.range))
-    words["stored"] = "numbers as stored" if window == "header" else "the stored bits of a DICOM spread over 16"
-    several = {1: "gray, of colors by cv2.COLOR_RGB2GRAY", 3: "red first, gray three times"}.get(
-        data.channels, "all bands of a file"
-    )
+        scale = f"Use the {reduced}image without resizing it, as in training on tiles of {size}"
+        back = "Average the maps of overlapping tiles"
+    if reduced:
+        array = "`values`" if window == "full" else "the first `image`, as uint16,"
+        scale = f"Reduce {array} by a factor of {data.reduce} (cv2.INTER_AREA). {scale}"
+        back += ", then resize it to the size in the file"
+    activation = "softmax" if data.task.kind == "multiclass" else "sigmoid"
+    texts: dict[str, Any] = {"scale": scale, "back": back, "activation": activation, "source": source}
+    texts["decide"], texts["out"] = decision(data.task, run.config["threshold"], tuned, axis=1)
+    full = "0, np.iinfo(values.dtype).max  # for floats, white is 1"
+    texts["ends"] = WINDOWS.get(window, full if isinstance(data.range, str) else "{}, {}".format(*data.range))
+    texts["stored"] = "keep DICOM values as stored" if window == "header" else "scale the stored bits of DICOM to 16"
+    channels = {1: "convert color to gray with cv2.COLOR_RGB2GRAY", 3: "bands in RGB order, gray three times"}
     bands = getattr(data, "bands", None)
-    words["bands"] = f"bands {', '.join(map(str, bands))} of a file in this order" if bands else several
-    cut = "; cut to the breast after the line `black, white` (breast_box of seglab.data.datasets.cbis_ddsm)"
-    words["crop"] = cut if crop else ""
-    words["whole"] = "(image // 256).astype(np.uint8)" if data.bits == 8 else "image.astype(np.uint16)"
-    words["divided"] = "" if data.bits == 8 else " / 257"
-    words["yours"] = "an image of yours"
+    in_order = f"bands {', '.join(map(str, bands))} of the file, in this order" if bands else ""
+    texts["bands"] = in_order or channels.get(data.channels, "all bands of the file")
+    crop_box = "; crop to the breast after the line `black, white` (breast_box of seglab.data.datasets.cbis_ddsm)"
+    texts["crop"] = crop_box if crop else ""
+    texts["converted"] = "(image // 256).astype(np.uint8)" if data.bits == 8 else "image.astype(np.uint16)"
+    texts["divided"] = "" if data.bits == 8 else " / 257"
+    texts["example"] = "your image"
     if hasattr(data, "axis"):
-        words["yours"] = f"a slice, volume.take(n, {data.axis}).T, rows along its later axis"
-    words["shape"] = (data.size, data.size, data.channels)[: 2 + (data.channels > 1)]
-    words["precision"] = run.facts["host"]["precision"]
-    return README.format(run=run, made=made, data=data, **words)
+        texts["example"] = f"a slice of your volume, volume.take(n, {data.axis}).T, whose later axis runs down"
+    texts["shape"] = (data.size, data.size, data.channels)[: 2 + (data.channels > 1)]
+    texts["precision"] = run.facts["host"]["precision"]
+    return README.format(run=run, made=made, data=data, **texts)
 
 
 main = command("export")(export)

@@ -56,27 +56,27 @@ def write(net: Deployed, images: np.ndarray, file: Path) -> Exported:
     """
     size, batch = images.shape[-1], Dim("batch", min=1, max=4096)
     step = math.gcd(size, STEP)  # a stride that divides STEP and the size divides this; for others the size is fixed
-    least, near = size // step, size + step
+    least, larger = size // step, size + step
     sides = {2: step * Dim("rows", min=least, max=512), 3: step * Dim("columns", min=least, max=512)}
-    free = f"any number of images, sides of {size} and more divisible by {step}"
-    tries = (
-        (free, {0: batch, **sides}, (near, near + step)),
+    dynamic = f"any number of images, with sides of at least {size} that are divisible by {step}"
+    attempts = (
+        (dynamic, {0: batch, **sides}, (larger, larger + step)),
         (f"any number of images of {size}x{size} pixels", {0: batch}, (size, size)),
     )
     with atomic(file) as partial:
-        for words, shapes, other in tries:
+        for sizes, shapes, resized in attempts:
             try:
                 run = save(net, images, partial, shapes)
-                seen = max(max_difference(net, run, some) for some in check_batches(images, other))
-            except OSError:  # such as a full disk; the next try would fail too
+                difference = max(max_difference(net, run, inputs) for inputs in check_batches(images, resized))
+            except OSError:  # such as a full disk; the next attempt would fail too
                 raise
             except Exception as error:  # torch.export raises a dozen types for code that it cannot trace
-                worst = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                got = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                 continue
-            if seen <= TOLERANCE:
-                return Exported(file, words, len({image.tobytes() for image in images}), seen)
-            worst = f"a difference of {seen:.2g}"
-        raise ContractError(f"export: expected an ONNX file within {TOLERANCE:g} of PyTorch, got {worst}")
+            if difference <= TOLERANCE:
+                return Exported(file, sizes, len({image.tobytes() for image in images}), difference)
+            got = f"a difference of {difference:.2g}"
+        raise ContractError(f"export: expected an ONNX file that agrees with PyTorch to {TOLERANCE:g}, got {got}")
 
 
 def save(net: Deployed, images: np.ndarray, file: Path, shapes: dict[int, Any]) -> Callable[[np.ndarray], np.ndarray]:
@@ -88,21 +88,21 @@ def save(net: Deployed, images: np.ndarray, file: Path, shapes: dict[int, Any]) 
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["probability"]}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch warns about its own code
-        two = torch.from_numpy(images[:2])  # a batch of one would be exported as a constant
-        program = torch.export.export(net, (two,), dynamic_shapes={"image": shapes})
-        made = torch.onnx.export(program, dynamo=True, verbose=False, **names)
-    assert made is not None
-    made.save(file)
+        pair = torch.from_numpy(images[:2])  # a batch of one would be exported as a constant
+        program = torch.export.export(net, (pair,), dynamic_shapes={"image": shapes})
+        exported = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+    assert exported is not None
+    exported.save(file)
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()  # 3: only errors
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    return lambda some: session.run(None, {"image": some})[0]
+    return lambda inputs: session.run(None, {"image": inputs})[0]
 
 
 def check_batches(images: np.ndarray, side: tuple[int, int]) -> Iterator[np.ndarray]:
     """Yield the images in batches of two, then resized images in batches of one and of three."""
-    for first in range(0, len(images) - 1, 2):
-        yield images[first : first + 2]
+    for start in range(0, len(images) - 1, 2):
+        yield images[start : start + 2]
     resized = [resize(image.transpose(1, 2, 0), *side) for image in images[:2]]
     several = np.stack([image.reshape(*side, -1).transpose(2, 0, 1) for image in resized])
     yield from (several[:1], several[[0, 1, 0]])

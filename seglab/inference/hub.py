@@ -24,8 +24,8 @@ tags: [image-segmentation, seglab, {chosen[loss]}]
 
 # {run.name}
 
-{chosen[model]} with {facts[parameters]:,} parameters, trained with the loss `{chosen[loss]}` ({card[title]}) on \
-`{chosen[dataset]}` by seglab {facts[versions][seglab]}.
+Segmentation model `{chosen[model]}` with {facts[parameters]:,} parameters, trained on `{chosen[dataset]}` with the \
+loss `{chosen[loss]}` ({card[title]}) by seglab {facts[versions][seglab]}.
 
 ```python
 import seglab
@@ -34,11 +34,11 @@ import seglab
 {decide}
 ```
 
-or `python -m seglab.predict run=FOLDER input=IMAGES output=masks{option}`.
+On the command line: `python -m seglab.predict run=FOLDER input=IMAGES output=masks{option}`.
 
 ## Data
 
-{images} images. Foreground is {percent:.3g} % of the training pixels. Fingerprint of the data set: \
+Images: {images}. Foreground: {percent:.3g} % of the training pixels. Fingerprint of the data set: \
 `{facts[data][fingerprint]}`.
 
 ## Test metrics
@@ -51,7 +51,8 @@ or `python -m seglab.predict run=FOLDER input=IMAGES output=masks{option}`.
 
 {card[title]}: $${card[formula]}$$
 
-{card[paper]}. On an image without foreground: {card[empty]}
+- Paper: {card[paper]}
+- Empty mask: {card[empty]}
 
 ## Verdict
 
@@ -64,17 +65,17 @@ def write_hub(run: TrainedRun, folder: Path) -> Path:
 
     Raises ContractError if `folder` is a run, whose run.json would be lost, or a study, whose runs reports would miss.
     """
-    taken = [*folder.glob("run.json"), *folder.glob("*/run.json")]
-    known = not taken or (folder / "model.safetensors").is_file()  # an earlier export
-    require(known, "output", "a folder without runs", taken and taken[0], f"set output={folder / 'hub'}")
+    existing = [*folder.glob("run.json"), *folder.glob("*/run.json")]
+    fits = not existing or (folder / "model.safetensors").is_file()  # an earlier export may be replaced
+    require(fits, "output", "a folder without runs", existing and existing[0], f"set output={folder / 'hub'}")
     private = ("files", "overrides", "sweep", "initial")  # which refer only to this machine
     facts = {key: value for key, value in run.outcome.items() if key not in private}
     facts["data"] = {**facts["data"], "skipped_why": {}}  # its sentences name files
     dataset = run.config["dataset"]
-    hidden = {key: value for key, value in PRIVATE.items() if key in dataset}
+    replaced = {key: value for key, value in PRIVATE.items() if key in dataset}
     config = {**without_places(run.config), "folder": "", "init_from": None}
     config |= {"callbacks": {}, "logger": {}}  # which may name folders and servers
-    config["dataset"] |= hidden
+    config["dataset"] |= replaced
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous() for name, value in run.module().state_dict().items()}  # for safetensors
     write_bytes(folder / "model.safetensors", save(state))
@@ -95,17 +96,18 @@ def without_places(value: Any) -> Any:
 def card(run: TrainedRun) -> str:
     """Return the model card: the training data, the test metrics, the loss, and the verdict of the study."""
     facts = run.outcome
-    decide, meaning = decision(run.task, run.config["threshold"], facts["threshold"]["tuned"], axis=0)
-    data, at = run.config["dataset"], "" if run.task.kind == "multiclass" else f" at {run.config['threshold']},"
-    how = "cut into squares of" if data["fit"] == "patch" else "brought to"
-    seen = f"images {how} {data['size']}x{data['size']} pixels, which distances count"
-    seen = "whole images in their own size" if facts.get("scale") == "native" else seen
-    meaning += f" The metrics are{at} of {seen}."
-    option = {"binary": " threshold=tuned", "multilabel": f" threshold={run.config['threshold']}", "multiclass": ""}
-    known = read_json(run.folder.parent / "looks.json")
-    looks = [some[-1] for key, some in known.items() if some and f"{key} native" not in known]  # not on tiles
+    data, fixed = run.config["dataset"], run.config["threshold"]
+    at = "" if run.task.kind == "multiclass" else f" at the threshold {fixed}"
+    how = "cut into tiles of" if data["fit"] == "patch" else "resized to"
+    measured = f"images {how} {data['size']}x{data['size']} pixels; distances are in these pixels"
+    measured = "whole images at their own size" if facts.get("scale") == "native" else measured
+    decide, meaning = decision(run.task, fixed, facts["threshold"]["tuned"], axis=0)
+    meaning += f" The metrics are computed{at} on {measured}."
+    option = {"binary": " threshold=tuned", "multilabel": f" threshold={fixed}", "multiclass": ""}
+    history = read_json(run.folder.parent / "looks.json")
+    looks = [past[-1] for key, past in history.items() if past and f"{key} native" not in history]  # not on tiles
     # Keep the looks at this run; a look may prefix the names of runs with those of data sets and folders
-    said = [look["said"] for look in looks if any(re.split("/|: ", name)[-1] == run.name for name in look["runs"])]
+    sentences = [look["said"] for look in looks if any(re.split("/|: ", name)[-1] == run.name for name in look["runs"])]
     return CARD.format(
         run=run,
         facts=facts,
@@ -117,7 +119,7 @@ def card(run: TrainedRun) -> str:
         option=option[run.task.kind],
         meaning=meaning,
         metrics="\n".join(metric_lines(as_numbers(facts["metrics"]), run.task)),
-        verdict=" ".join(said) or "This run was not compared with others.",
+        verdict=" ".join(sentences) or "This run has not been compared with other runs.",
     )
 
 
@@ -129,7 +131,7 @@ def metric_lines(metrics: dict[str, float], task: Task) -> list[str]:
     if task.channels == 1:
         return lines
     lines += ["", f"| class | {' | '.join(MAIN)} |", "|---|" + "---:|" * len(MAIN)]
-    rows = {name: [f"{shown[f'{one}/{name}']:.4g}" for one in MAIN] for name in task.classes}
+    rows = {name: [f"{shown[f'{metric}/{name}']:.4g}" for metric in MAIN] for name in task.classes}
     return lines + [f"| {name} | {' | '.join(row)} |" for name, row in rows.items()]
 
 
@@ -137,10 +139,11 @@ def decision(task: Task, fixed: float, tuned: Any, axis: int) -> tuple[str, str]
     """Return a line of Python that turns probabilities (classes along `axis`) into a mask, and a sentence about it."""
     names = ", ".join(task.classes)
     if task.kind == "multiclass":
-        return f"label = probability.argmax({axis})", f"Classes in this order: {names}; a pixel is of the likeliest."
+        sentence = f"Classes, in this order: {names}. A pixel belongs to the class with the highest probability."
+        return f"label = probability.argmax({axis})", sentence
     if task.kind == "multilabel":
         best = ", ".join(f"{name} {value:.4g}" for name, value in tuned.items())
-        words = f"Classes in this order: {names}, each from {fixed} upwards, or as validation found best: {best}."
-        return f"mask = probability >= {fixed}", words
-    words = f"Foreground is from {fixed} upwards, or from {tuned:.4g}, which validation found best."
-    return f"mask = probability >= {tuned}", words
+        sentence = f"Classes, in this order: {names}. A pixel belongs to each class with a probability of at least"
+        return f"mask = probability >= {fixed}", f"{sentence} {fixed}; the best thresholds on validation are {best}."
+    sentence = f"A pixel with a probability of at least {fixed} is foreground; the best threshold on validation is"
+    return f"mask = probability >= {tuned}", f"{sentence} {tuned:.4g}."

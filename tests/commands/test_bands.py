@@ -84,5 +84,5 @@ def test_a_run_on_chosen_bands_is_measured_on_these_and_its_file_says_how_to_mak
     pd.testing.assert_frame_equal(pd.read_csv(here / "per_image.csv"), pd.read_csv(run / "per_image.csv"), rtol=1e-5)
     made = Exported(tmp_path / "x.onnx", "sides of 32 and more", 4, 0.0)
     said = readme(open_run(run), made, "images", 0.5)
-    assert "Values: upright (EXIF), bands 4, 2, 1 of a file in this order; " in said
+    assert "Values: apply the EXIF orientation; bands 4, 2, 1 of the file, in this order; " in said
     assert "\nblack, white = 0.0, 40000.0\n" in said

@@ -59,7 +59,7 @@ def test_every_command_takes_several_classes(trained, tmp_path):
     file = export(compose("export", f"run={run}", f"output={tmp_path}/m.onnx"), tmp_path)
     readme = file.with_name("m.onnx.md").read_text()
     assert ("argmax" in readme) == (scene == "organ")
-    assert "Checked: test images of the run (1), and" in readme
+    assert "Check: on test images of the run (1) and on resized copies, the file" in readme
     hub = export(compose("export", f"run={run}", "format=hub", f"output={tmp_path}/hub"), tmp_path)
     card = (hub / "README.md").read_text()
     assert sum(line.startswith("| ") for line in card.splitlines()) < 40

@@ -45,8 +45,8 @@ def test_a_file_agrees_with_the_run_on_sizes_it_has_never_seen(configure, tmp_pa
     run = write_run(tmp_path / "run", "dataset.size=64", "dataset.mean=[0.4,0.5,0.6]", "dataset.std=[0.2]")
     file = call(configure, run)
     page = file.with_name(f"{file.name}.md").read_text()
-    assert "any number of images, sides of 64 and more divisible by 32" in page
-    assert "images of noise (4), and resized" in page
+    assert "any number of images, with sides of at least 64 that are divisible by 32. Resize" in page
+    assert "on images of random noise (4) and on resized copies, the file differs from PyTorch by at most" in page
     assert len(page.splitlines()) <= 20
     for shape in ((1, 3, 64, 64), (5, 3, 128, 96)):
         image = torch.rand(shape) * 255
@@ -85,17 +85,17 @@ def test_the_page_says_how_films_are_windowed_cut_and_reduced(tmp_path, window, 
     values[:, :20] = values[:, 70:] = 0
     cv2.imwrite(file, values)
     page = readme(run, Exported(tmp_path / "m.onnx", "any", 1, 0.0), "images", 0.3515625)
-    assert "dark background (MONOCHROME1 turned); cut to the breast" in page
+    assert "invert MONOCHROME1, so that the background is dark; crop to the breast" in page
     assert page.count("mask = probability >= 0.3515625") == 1
     found = {"values": values, "np": np}
     lines = page.split("```")[1].splitlines()
     exec(lines[3], found)
     found["values"] = values[breast_box(values)]
     small = tuple(side // reduce for side in found["values"].shape[::-1])
-    if "`values` reduced by" in page:
+    if "Reduce `values` by a factor of 2" in page:
         found["values"] = cv2.resize(found["values"], small, interpolation=cv2.INTER_AREA)
     exec(lines[4], found)
-    if "the first `image`, as uint16, reduced by" in page:
+    if "Reduce the first `image`, as uint16, by a factor of 2" in page:
         found["image"] = cv2.resize(found["image"].astype(np.uint16), small, interpolation=cv2.INTER_AREA)
     exec(lines[5], found)
     found["image"] = resize(found["image"], 32, 32)
@@ -109,16 +109,15 @@ def test_the_page_says_how_an_image_is_brought_to_the_model_and_the_map_back(tmp
     for fit_, more in (("resize", ()), ("pad", ("dataset.reduce=2",)), ("patch", ())):
         run = open_run(write_run(tmp_path / fit_, f"dataset.fit={fit_}", *more))
         said[fit_] = readme(run, Exported(tmp_path / "m.onnx", "any", 1, 0.0), "images", 0.5)
-    assert "whole images stretched to 32x32, " in said["resize"]
-    assert "brought to 32 on their longer side, and centered in a black square, " in said["pad"]
+    assert "Resize the whole image to 32x32 pixels, as in training: " in said["resize"]
     assert (
-        "back likewise to the size of the reduced image, then to the size in the file, and then decided" in said["pad"]
+        "Resize the whole reduced image to fit into 32x32 pixels in proportion, and center it on black, " in said["pad"]
     )
-    assert "averaged over squares that overlap, and then decided" in said["patch"]
-    assert all(
-        "Values: upright (EXIF), red first, gray three times; the stored bits of a DICOM spread over 16" in page
-        for page in said.values()
-    )
+    back = "Remove the padding, and resize the rest of the map to the size of the reduced image in the same way"
+    assert f"{back}, then resize it to the size in the file, and only then apply the last line" in said["pad"]
+    assert "Average the maps of overlapping tiles, and only then apply the last line of the code" in said["patch"]
+    values = "apply the EXIF orientation; bands in RGB order, gray three times; scale the stored bits of DICOM to 16;"
+    assert all(values in page for page in said.values())
 
 
 @pytest.mark.slow
@@ -126,8 +125,11 @@ def test_the_page_says_how_an_image_is_brought_to_the_model_and_the_map_back(tmp
 @pytest.mark.parametrize(
     ("model", "sizes"),
     [
-        (["model.padding=valid", "dataset.size=72"], "sides of 72 and more divisible by 8"),
-        (["model=smp", "model.encoder_name=resnet18", "dataset.size=64"], "sides of 64 and more divisible by 32"),
+        (["model.padding=valid", "dataset.size=72"], "sides of at least 72 that are divisible by 8"),
+        (
+            ["model=smp", "model.encoder_name=resnet18", "dataset.size=64"],
+            "sides of at least 64 that are divisible by 32",
+        ),
     ],
 )
 def test_every_kind_of_model_becomes_an_onnx_file(configure, tmp_path, model, sizes):
@@ -161,7 +163,7 @@ def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
     module = open_run(write_run(tmp_path / "run")).module()
     images = np.zeros((2, 3, 32, 32), np.float32)
     monkeypatch.setattr(exporting, "save", lambda net, some, *_: lambda given: given[:, :1])
-    with pytest.raises(ContractError, match=r"within 0\.0001 of PyTorch, got a difference of 0"):
+    with pytest.raises(ContractError, match=r"that agrees with PyTorch to 0\.0001, got a difference of 0"):
         write(Deployed(module), images, tmp_path / "m.onnx")
     assert not list(tmp_path.glob("*.onnx"))
 
@@ -180,7 +182,7 @@ def test_a_card_says_what_was_found_about_its_run_and_not_about_runs_on_other_da
         (tmp_path / "looks.json").write_text(json.dumps(looks))
         assert hub_card(run).endswith("## Verdict\n\nDice is. Over 2.\n")
     (tmp_path / "looks.json").write_text(json.dumps({"ships": look("None.", "far")}))
-    assert hub_card(run).endswith("This run was not compared with others.\n")
+    assert hub_card(run).endswith("This run has not been compared with other runs.\n")
 
 
 def test_an_export_replaces_no_run_and_no_folder(configure, tmp_path):
@@ -210,8 +212,10 @@ def test_an_image_that_is_checked_twice_counts_once(tmp_path, monkeypatch):
 
 
 def test_an_unknown_format_and_several_runs_are_one_sentence(configure, tmp_path):
-    with pytest.raises(ContractError, match=r"export: expected one run, got \['A', 'B'\]; export each by itself"):
+    with pytest.raises(ContractError, match=r"export: expected one run, got \['A', 'B'\]; export each run separately"):
         export(configure("export", "run=[A,B]"), tmp_path)
+    with pytest.raises(ContractError, match="run: expected the folder of a run, got none; set run=outputs/STUDY/RUN"):
+        export(configure("export"), tmp_path)
     with pytest.raises(ContractError, match="format as one of onnx, hub"):
         call(configure, tmp_path, "tflite")
 
@@ -231,13 +235,13 @@ def test_a_hub_folder_opens_like_the_run_and_tells_nothing_of_the_machine(config
         _ = Run(hub).history
     card = (hub / "README.md").read_text()
     assert f"| iou | {open_run(run).outcome['metrics']['test/iou']:.4g} |" in card
-    assert "This run was not compared with others." in card
+    assert "This run has not been compared with other runs." in card
     assert "input=IMAGES output=masks threshold=tuned`" in card  # the code before it uses that threshold too
     assert f"by seglab {open_run(run).facts['versions']['seglab']}." in card
-    assert "The metrics are at 0.5, of images brought to 32x32 pixels, which distances count." in card
+    assert "computed at the threshold 0.5 on images resized to 32x32 pixels; distances are in these pixels." in card
     of_prepared = open_run(run)
     of_prepared.facts["scale"] = "native"  # as for runs on patches
-    assert "The metrics are at 0.5, of whole images in their own size." in hub_card(of_prepared)
+    assert "The metrics are computed at the threshold 0.5 on whole images at their own size." in hub_card(of_prepared)
     films = {"_target_": "seglab.data.datasets.folder.Folder", "root": ".", "images": "/home/me/films"}
     of_prepared.facts["data"]["raw"] = films
     assert open_run(write_hub(of_prepared, tmp_path / "prepared")).facts["data"]["raw"] == films | {"images": "films"}

@@ -106,12 +106,13 @@ def test_volumes_without_an_ignore_label_and_losses_inside_of_losses(exported):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["loss=boundary"], "logits and target alone, got Boundary"),
+        (["loss=boundary"], r"only logits and target, got Boundary, which also needs maps \(distance\)"),
         (["loss=lovasz_hinge"], "a loss for multiclass tasks, got LovaszHinge"),
-        (["loss=weighted_bce"], "a number, since the class frequencies are unknown, got auto"),
-        (["loss=external"], "a loss of seglab, or parameters that are numbers or names, got BCEWithLogitsLoss"),
-        (["loss=dice", "output=my-dice.py"], "a file named as a class of Python"),
-        ([], "set loss=NAME"),
+        (["loss=switch"], "a loss that stays the same in all epochs, got Switch; export each of its parts"),
+        (["loss=weighted_bce"], "numbers as loss parameters, since the class frequencies are unknown, got auto"),
+        (["loss=external"], "a seglab loss whose parameters are numbers or names, got BCEWithLogitsLoss"),
+        (["loss=dice", "output=my-dice.py"], "a file name that is a valid class name, .* got my-dice.py"),
+        ([], "loss: expected the name of a loss, got none; set loss=NAME"),
     ],
 )
 def test_what_cannot_be_exported_is_one_sentence(configure, words, sentence):
