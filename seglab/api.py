@@ -165,25 +165,25 @@ class Run:
         from seglab.images.raster import SeveralPages
         from seglab.inference.predictor import FULL, warn_of_range
 
-        stack = getattr(images, "ndim", 4) == 4  # an array (n, h, w, c) is accepted like a list
-        several = stack and not isinstance(images, str | Path)
-        require(several, "predict", "a list of images", type(images).__name__, "write predict([image])[0]")
+        batched = getattr(images, "ndim", 4) == 4  # an array (n, h, w, c) is accepted like a list
+        is_list = batched and not isinstance(images, str | Path)
+        require(is_list, "predict", "a list of images", type(images).__name__, "write predict([image])[0]")
         model = self._predictor
         data = model.dataset
-        films = isinstance(data, CbisDdsm) and (data.crop or data.window != "full")
-        known = not films or all(isinstance(image, str | Path) for image in images)
+        only_files = isinstance(data, CbisDdsm) and (data.crop or data.window != "full")
+        fits = not only_files or all(isinstance(image, str | Path) for image in images)
         expected = "paths, as the run reads files with its dataset.window and dataset.crop"
-        require(known, "predict", expected, "an array", "save it as PNG")
-        checked = [_checked(image, model.dataset.range == "full") for image in images]
-        for number, one in enumerate(checked):
-            if not isinstance(one, str | Path):  # files are checked when they are decoded
-                warn_of_range(f"image {number}", one, model.dataset)
-        maps = (model.of_file(str(one)) if isinstance(one, str | Path) else model.of_image(one) for one in checked)
+        require(fits, "predict", expected, "an array", "save it as PNG")
+        checked = [_checked(image, data.range == "full") for image in images]
+        for number, image in enumerate(checked):
+            if not isinstance(image, str | Path):  # files are checked when they are decoded
+                warn_of_range(f"image {number}", image, data)
+        maps = (model.of_file(str(item)) if isinstance(item, str | Path) else model.of_image(item) for item in checked)
         try:
             return [levels.astype("float32") / FULL for levels in maps]
-        except SeveralPages as stack:  # its own remedy names an option of training
-            expected, _, _ = str(stack).partition(";")
-            raise ContractError(f"{expected}; python -m seglab.predict takes all of them") from None
+        except SeveralPages as error:  # its own remedy names an option of training
+            message, _, _ = str(error).partition(";")
+            raise ContractError(f"{message}; use python -m seglab.predict for all pages") from None
 
     @cached_property
     def _predictor(self) -> Predictor:

@@ -128,7 +128,7 @@ def pages_of(name: str, file: Path, dataset: Dataset) -> dict[str, int | None]:
 
 def thresholds_of(choice: Any, runs: list[TrainedRun], task: Task) -> list[float]:
     """Return the threshold of each class: a given number, or for `tuned` the mean of the runs' tuned thresholds."""
-    expected = "no threshold, since the most probable of mutually exclusive classes is predicted"
+    expected = "no threshold for a multiclass task, where the most probable class is predicted"
     require(task.kind != "multiclass" or choice in (0.5, "tuned"), "predict", expected, choice, "leave threshold out")
     if task.kind == "multiclass" or choice != "tuned":
         return [0.5 if choice == "tuned" else float(choice)] * task.channels

@@ -240,7 +240,7 @@ def test_slices_of_a_volume_are_called_as_in_training_and_what_is_dark_is_said_o
     (out / "masks/light.nii.gz").unlink()  # as if killed before it was written
     call(configure, tmp_path / "out", run, tmp_path / "*.nii.gz", "format=mask")
     assert (out / "masks/light.nii.gz").exists()
-    with pytest.raises(ContractError, match=r"light.nii.gz: expected one page, got 2 pages; python -m seglab.predict"):
+    with pytest.raises(ContractError, match=r"light.nii.gz: expected one page, got 2 pages; use python -m seglab\.pr"):
         Run(run).predict([tmp_path / "light.nii.gz"])
     call(configure, out, run, tmp_path / "dark.nii.gz", "format=mask", "min_area=2", "rerun=true")
     left = {file.name for file in (out / "masks").iterdir()}
@@ -282,7 +282,7 @@ def test_slices_across_any_axis_are_joined_to_the_volume_that_they_were_cut_from
 
 def test_a_threshold_that_would_do_nothing_is_refused(configure, photos, tmp_path):
     run = write_run(tmp_path / "run", "dataset.scene=organ")
-    with pytest.raises(ContractError, match=r"predict: expected no threshold, since the most .* got 0\.9; leave"):
+    with pytest.raises(ContractError, match=r"predict: expected no threshold for a multiclass .* got 0\.9; leave"):
         call(configure, tmp_path / "out", run, photos, "threshold=0.9")
     with pytest.raises(ContractError, match=r"threshold: expected none, as of classes that exclude .* got 0\.9"):
         check_before_data(configure("train", "dataset.scene=organ", "threshold=0.9"))
