@@ -44,7 +44,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> list[Path]:
             if len(runs) == 1:
                 raise
             log.warning("%s: %s", run.name, sentence_of(error, "evaluate"))
-    log_table(results)
+    if results:
+        log_table(results)
     failed = len(runs) - len(results)
     got = f"{failed} of {len(runs)} that cannot"
     require(not failed, "evaluate", "runs that can be evaluated", got, "see the warnings above")
@@ -140,7 +141,7 @@ def log_table(done: dict[Path, Path]) -> None:
     """Log one row per run with the means over its images; `done` maps run folders to folders of results."""
     unique = len({run.name for run in done}) == len(done)  # runs of two studies may share a name
     names = [run.name if unique else str(run) for run in done]
-    width = max(map(len, names), default=3)
+    width = max([len("run"), *map(len, names)])
     log.info("%s %s", "run".ljust(width), " ".join(key.rjust(13) for key in ("images", *SHOWN)))
     for name, out in zip(names, done.values(), strict=True):
         facts = read_json(out / "evaluation.json")

@@ -171,11 +171,11 @@ class NativeResolution:
             shares = truth / np.float32(255) if dataset.soft else truth  # steps of 1/255, as in training
             maps = {name: tensor(map_layers(MAPS[name], shares, task)).to(device) for name in self.module.loss.needs}
             target = tensor(shares if shares.ndim == 2 else np.moveaxis(shares, 2, 0)).to(device)
-            counted = None if valid is None else tensor(valid.copy()).to(device)  # torch warns about memory maps
+            valid_pixels = None if valid is None else tensor(valid.copy()).to(device)  # torch warns about memory maps
             logits = to_logits(self.predictor.at_scale(image), task.kind).to(device)
             index = torch.tensor([number], device=device)
-            batch = {"target": target, "valid": counted, "id": [item.id], "index": index}
-            yield self.module.loss(logits, target, counted, **maps), logits, batch
+            batch = {"target": target, "valid": valid_pixels, "id": [item.id], "index": index}
+            yield self.module.loss(logits, target, valid_pixels, **maps), logits, batch
         for sentence in range_warnings(facts, dataset) if self.unseen else ():
             log.warning("data: %s", sentence)
 
@@ -188,13 +188,13 @@ class NativeResolution:
             levels = self.predictor.at_scale(image)
             scale = min(1.0, LONGEST / max(mask.shape[:2]))
             small = [max(1, round(side * scale)) for side in mask.shape[:2]]
-            seen = convert(np.asarray(image), replace(dataset, bits=8))  # pictures have 8 bits
-            shown = resize(in_colors(seen), *small)
+            converted = convert(np.asarray(image), replace(dataset, bits=8))  # pictures have 8 bits
+            shown = resize(in_colors(converted), *small)
             truth = np.stack([resize(layer.astype(np.float32), *small) for layer in layers(mask, dataset.task)])
             maps = levels.reshape(-1, *levels.shape[-2:])
             probability = np.stack([resize(map_ / np.float32(FULL), *small) for map_ in maps])
-            counted = None if valid is None else resize(valid.astype(np.float32), *small) >= 0.5
-            yield shown.reshape(*small, -1), truth[channels], probability[channels], counted
+            valid_pixels = None if valid is None else resize(valid.astype(np.float32), *small) >= 0.5
+            yield shown.reshape(*small, -1), truth[channels], probability[channels], valid_pixels
 
 
 def native(predictor: Predictor, images: EvalSet) -> NativeResolution:

@@ -178,18 +178,18 @@ class PredictionWriter:
         self.task, self.thresholds = task or Task(), thresholds
         self.parts = self.task.classes if self.task.channels > 1 else ("",)  # one folder per class if there are several
         self.folder, self.names, self.kinds, self.min_area = folder, names, kinds, min_area
-        record, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
+        settings_file, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
         self.tables = {key: folder / f"{key}.csv" for key in COLUMNS if key in ("images", *kinds)}
-        if rerun and not (record.exists() and record.read_text() == text):
+        if rerun and not (settings_file.exists() and settings_file.read_text() == text):
             self.remove_results()  # else results of two models would be mixed
         existing = {} if rerun else {key: file for key, file in self.tables.items() if file.exists()}
         previous = {key: read_rows(file, COLUMNS[key]) for key, file in existing.items()}
-        if previous.get("images") and record.exists():  # settings without a predicted image do not count
+        if previous.get("images") and settings_file.exists():  # settings without a predicted image do not count
             expected, got = "predictions made with these settings", "some made with other settings"
             remedy = "set rerun=true to replace them, or output=DIR to keep both"
-            require(record.read_text() == text, f"output {folder}", expected, got, remedy)
+            require(settings_file.read_text() == text, f"output {folder}", expected, got, remedy)
         previous = previous if len(previous) == len(self.tables) else {}  # a missing table cannot be completed
-        write_text(record, text)
+        write_text(settings_file, text)
         files = {cell(str(file)): file for file in names.values()}  # a page of a stack is found by its file
         files |= {cell(name): file for name, file in names.items()}
         self.done = set()
@@ -204,8 +204,8 @@ class PredictionWriter:
     def remove_results(self) -> None:
         """Remove the files of all images in images.csv, then the tables, images.csv last; other files are kept."""
         table = self.folder / "images.csv"
-        of_kinds = [self.folder / KINDS[kind] for kind in ("mask", "probability", "overlay")]
-        folders = [folder for parent in of_kinds for folder in (parent, *parent.glob("*/"))]  # with those of classes
+        kind_folders = [self.folder / KINDS[kind] for kind in ("mask", "probability", "overlay")]
+        folders = [folder for parent in kind_folders for folder in (parent, *parent.glob("*/"))]  # and those of classes
         for row in read_rows(table, COLUMNS["images"]) if table.exists() else ():
             name, volume = row["image"], is_volume(row["file"])
             name = name[1:] if cell(name[1:]) == name else name
