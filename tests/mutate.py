@@ -100,6 +100,7 @@ FAULTS = [
         ("not (self.soft and target.is_floating_point())", "not target.is_floating_point()", "soft labels not refused"),
         ("weights[None, chosen]", "weights[None, : loss.shape[1]]", "class weights shifted by the background"),
         ("low < float(x) < high or", "low <= x <= high or", "open intervals closed"),
+        ("rel_tol=1e-6", "rel_tol=1.0", "asymmetric distances accepted"),
     ),
     *of_losses(
         "cross_entropy.py",

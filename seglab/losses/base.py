@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from math import isclose
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
@@ -92,8 +93,13 @@ def weights_hold(given: Any, least: float) -> bool:
 
 
 def square(rows: Any) -> bool:
-    """Return True for None or a square matrix of finite distances: 0 on the diagonal, above 0 somewhere in each row."""
-    return all(len(r) == len(rows) and r[i] == min(r) == 0 < max(r) < torch.inf for i, r in enumerate(rows or ()))
+    """Return True for None or a symmetric matrix of finite distances, 0 on the diagonal, with no row of zeros."""
+    matrix = rows or ()
+    fits = all(len(r) == len(matrix) and r[i] == min(r) == 0 < max(r) < torch.inf for i, r in enumerate(matrix))
+    return fits and all(isclose(r[j], matrix[j][i], rel_tol=1e-6) for i, r in enumerate(matrix) for j in range(i))
+
+
+distance_matrix = partial(limited, None, "to be a symmetric matrix, 0 on the diagonal and not below 0, or null", square)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seglab.contract import Task, require
-from seglab.losses.base import BY_POLICY, ClassMean, ClassWeights, PolicyMean, limited, region_card, square, within
+from seglab.losses.base import BY_POLICY, ClassMean, ClassWeights, PolicyMean, distance_matrix, region_card, within
 from seglab.losses.numerics import TINY, Confusion, constants, power, ratio
 from seglab.losses.pixels import Pixels
 
@@ -282,10 +282,11 @@ class GeneralizedWassersteinDice(GeneralizedDice):
     """Dice over all classes together, with errors weighted by the distance of the predicted class from the true one.
 
     `distances` is a matrix of distances between classes, the background first, which is divided by its largest entry.
+    It must be symmetric, like every distance: its rows are the true classes in MONAI, the predicted ones in NiftyNet.
     With null, all classes are equally far apart, so that for a single class this is the Dice loss.
     """
 
-    distances: Sequence[Sequence[float]] | None = limited(None, "as rows and columns of the classes, or null", square)
+    distances: Sequence[Sequence[float]] | None = distance_matrix()
 
     card = region_card(
         title="Generalized Wasserstein Dice loss",

@@ -238,9 +238,11 @@ def test_distances_are_between_all_classes_of_the_data(make):
     far = [[0, 1, 1], [1, 0, 0.5], [1, 0.5, 0]]
     with pytest.raises(ContractError, match="GeneralizedWassersteinDice: expected distances between 4 classes, got 3"):
         make("generalized_wasserstein_dice", "multiclass", distances=far)
-    for wrong in ([[0, 1], [1]], [[1, 1], [1, 0]], [[0, -1], [1, 0]], [[0, 0], [0, 0]]):
-        with pytest.raises(ContractError, match="expected distances as rows and columns of the classes, or null"):
+    asymmetric = [[0, 1, 1], [1, 0, 0.5], [1, 0.6, 0]]
+    for wrong in ([[0, 1], [1]], [[1, 1], [1, 0]], [[0, -1], [1, 0]], [[0, 0], [0, 0]], asymmetric):
+        with pytest.raises(ContractError, match="distances to be a symmetric matrix, 0 on the diagonal and not"):
             GeneralizedWassersteinDice(distances=wrong)
+    assert GeneralizedWassersteinDice(distances=[[0, 0.1 + 0.2], [0.3, 0]]).distances  # equal except for rounding
 
 
 def test_a_weight_that_is_still_auto_says_what_to_do(make, logits, target):
