@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from math import isclose
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
@@ -75,12 +74,12 @@ def within(interval: str, default: float | None, null: bool = False, whole: bool
         number = isinstance(x, Integral if whole else Real)
         return (null and x is None) or (number and (low < float(x) < high or x in closed))
 
-    return limited(default, f"{'whole, ' * whole}in {interval}{' or null' * null}", inside, hashed=True)
+    return limited(default, f"to be {'an integer ' * whole}in {interval}{' or null' * null}", inside, hashed=True)
 
 
 def one_of(*choices: str) -> Any:
     """Define a parameter that must be one of `choices`; the first is the default."""
-    return limited(choices[0], f"as {'one of ' * (len(choices) > 1)}{', '.join(choices)}", choices.__contains__, True)
+    return limited(choices[0], f"to be {' or '.join(choices)}", choices.__contains__, hashed=True)
 
 
 def weights_hold(given: Any, least: float) -> bool:
@@ -88,18 +87,15 @@ def weights_hold(given: Any, least: float) -> bool:
     if given is None or given == "auto":
         return True
     weights = list(given.values()) if isinstance(given, Mapping) else given
-    several = weights if isinstance(weights, list | tuple) else [weights]
-    return all(isinstance(w, Real) and least <= float(w) < torch.inf for w in several) and any(several)
+    numbers = weights if isinstance(weights, list | tuple) else [weights]
+    return all(isinstance(w, Real) and least <= float(w) < torch.inf for w in numbers) and any(numbers)
 
 
 def square(rows: Any) -> bool:
     """Return True for None or a symmetric matrix of finite distances, 0 on the diagonal, with no row of zeros."""
-    matrix = rows or ()
-    fits = all(len(r) == len(matrix) and r[i] == min(r) == 0 < max(r) < torch.inf for i, r in enumerate(matrix))
-    return fits and all(isclose(r[j], matrix[j][i], rel_tol=1e-6) for i, r in enumerate(matrix) for j in range(i))
-
-
-distance_matrix = partial(limited, None, "to be a symmetric matrix, 0 on the diagonal and not below 0, or null", square)
+    rows = rows or ()
+    fits = all(len(r) == len(rows) and r[i] == min(r) == 0 < max(r) < torch.inf for i, r in enumerate(rows))
+    return fits and all(abs(r[j] - rows[j][i]) <= 1e-6 * max(r) for i, r in enumerate(rows) for j in range(i))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +124,12 @@ class Loss(ABC):
                 object.__setattr__(self, parameter.name, value)
             if "holds" in limit:  # not `if limit`: torch.compile treats an empty one as true
                 require(limit["holds"](value), self.name, f"{parameter.name} {limit['expected']}", repr(value))
-        require(self.task in self.tasks, self.name, f"task of {' or '.join(self.tasks)}", repr(self.task))
+        require(self.task in self.tasks, self.name, f"task to be {' or '.join(self.tasks)}", repr(self.task))
 
     def __call__(self, logits: Logits, target: Target, valid: Valid | None = None, **maps: Tensor) -> PerImage:
         loss = self._of_pixels(self.value, logits, target, valid, maps)
-        got, wanted = tuple(loss.shape), (len(logits),)
-        require(got == wanted, self.name, f"one number for each image, {wanted}, from its `value`", got)
+        got, expected = tuple(loss.shape), (len(logits),)
+        require(got == expected, self.name, f"its `value` to return one number per image, {expected}", got)
         if valid is not None:  # an offset or a policy may cost something without valid pixels
             loss = torch.where(valid.flatten(1).any(1), loss, 0)
         if readable(loss) and not (loss.isfinite() & (self.card.signed | (loss >= 0))).all():
@@ -150,11 +146,11 @@ class Loss(ABC):
 
     def by_class(self, x: Pixels) -> Tensor:
         """Compute the result of `per_class`; raises ContractError if the loss is not a mean over classes."""
-        raise ContractError(f"{self.name}: expected a mean over classes for per_class; call the loss as a whole")
+        raise ContractError(f"{self.name}: expected a mean over classes, as per_class requires; call the loss itself")
 
     def with_task(self, task: Task) -> Self:
-        """Return this loss for the task of a data set."""
-        require(isinstance(task, Task), self.name, "a seglab.contract.Task", repr(task), "or set the parameter task")
+        """Return this loss for the task of a dataset."""
+        require(isinstance(task, Task), self.name, "a seglab.contract.Task", repr(task), "pass one, or set task=...")
         return replace(self, task=task.kind)
 
     def with_class_frequency(self, frequency: Sequence[float]) -> Self:
@@ -188,8 +184,8 @@ class Loss(ABC):
         require_shapes(self.name, self.task, logits, target, valid)
         require_labels(self.name, self.task, self.soft, logits, target, valid)
         z = logits if valid is None else logits.masked_fill(~valid, 0)
-        wrong = z.numel() - int(z.isfinite().count_nonzero())
-        require(not wrong, self.name, "finite logits", f"{wrong} NaN or infinite of {z.numel()}")
+        invalid = z.numel() - int(z.isfinite().count_nonzero())
+        require(not invalid, self.name, "finite logits", f"{invalid} of {z.numel()} that are NaN or infinite")
 
     @property
     def name(self) -> str:
@@ -211,7 +207,7 @@ class Loss(ABC):
         """Whether targets strictly between 0 and 1 are supported."""
         return self.card.soft
 
-    def _of_pixels(self, make: Callable, logits: Tensor, target: Tensor, valid: Tensor | None, maps: Maps) -> Tensor:
+    def _of_pixels(self, compute: Callable, logits: Tensor, target: Tensor, valid: Tensor | None, maps: Maps) -> Tensor:
         require_shapes(self.name, self.task, logits, target, valid)
         require_maps(self.name, self.needs, logits, maps)
         # float shares are not read in each call: out of range most losses turn negative or NaN, which __call__ notices
@@ -221,7 +217,7 @@ class Loss(ABC):
         casts = torch.amp.is_autocast_available(kind)  # meta tensors have no autocast
         with torch.autocast(kind, enabled=False) if casts else nullcontext():
             x = pixels_of(self.task, logits, target, valid, maps)
-            return make(x).to(x.z.dtype)  # sums are float64
+            return compute(x).to(x.z.dtype)  # sums are float64
 
 
 class LossModule(nn.Module):
@@ -244,42 +240,43 @@ class LossModule(nn.Module):
 class ClassWeighted(Loss):
     """A loss with optional class weights for multilabel and multiclass tasks, see `ClassWeights`."""
 
-    class_weights: ClassWeights = limited(None, "of at least 0, not all 0, auto or null", lambda w: weights_hold(w, 0))
+    class_weights: ClassWeights = limited(None, "to be >= 0 and not all 0, auto or null", lambda w: weights_hold(w, 0))
 
     def with_task(self, task: Task) -> Self:
-        given, bound = self.class_weights, super().with_task(task)
+        weights, bound = self.class_weights, super().with_task(task)
         self._require_classes(task.kind)
-        if isinstance(given, list | tuple):
-            wanted = f"{task.channels} class_weights, of {', '.join(task.classes)}"
-            require(len(given) == task.channels, self.name, wanted, len(given))
-        if not isinstance(given, Mapping):
+        if isinstance(weights, list | tuple):
+            expected = f"{task.channels} class_weights, one each for {', '.join(task.classes)}"
+            require(len(weights) == task.channels, self.name, expected, len(weights))
+        if not isinstance(weights, Mapping):
             return bound
-        known = set(given) == set(task.classes)
-        require(known, self.name, f"class_weights of {', '.join(task.classes)}", ", ".join(given))
-        return replace(bound, class_weights=tuple(given[name] for name in task.classes))
+        complete = set(weights) == set(task.classes)
+        require(complete, self.name, f"class_weights for {', '.join(task.classes)}", ", ".join(weights))
+        return replace(bound, class_weights=tuple(weights[name] for name in task.classes))
 
     def _require_classes(self, task: Kind) -> None:
-        given, remedy = self.class_weights, "take loss=weighted_bce"
-        require(given is None or task != "binary", self.name, "no class_weights for a binary task", given, remedy)
+        weights, remedy = self.class_weights, "use loss=weighted_bce"
+        require(weights is None or task != "binary", self.name, "no class_weights for a binary task", weights, remedy)
 
     def with_class_frequency(self, frequency: Sequence[float]) -> Self:
         count, several = len(frequency), self.task != "binary"
-        wanted = "a frequency of each class, a background too" if several else "1 frequency, that of the foreground"
-        require(count > (self.task == "multiclass") if several else count == 1, self.name, wanted, frequency)
+        expected = f"one frequency for {'every class, including a background' if several else 'the foreground'}"
+        require(count > (self.task == "multiclass") if several else count == 1, self.name, expected, frequency)
         if self.class_weights != "auto":
             return self
-        require(min(frequency) > 0, self.name, "training masks with all classes", tuple(frequency))
+        got = f"class frequencies of {tuple(frequency)}"
+        require(min(frequency) > 0, self.name, "training masks that contain every class", got, "set class_weights")
         return replace(self, class_weights=tuple(1 / (len(frequency) * f) for f in frequency))  # as in scikit-learn
 
     def weights(self, x: Pixels) -> Tensor | None:
         """Return the class weights (k,), or None if all classes have the same weight."""
-        given = self.class_weights
-        if given is None:
+        weights = self.class_weights
+        if weights is None:
             return None
         remedy = "call with_task(task) and with_class_frequency(frequency) first"
-        require(not isinstance(given, str | Mapping), self.name, "class_weights that are numbers", given, remedy)
+        require(not isinstance(weights, str | Mapping), self.name, "numeric class_weights", weights, remedy)
         self._require_classes(x.task)
-        return constants(x.z, spread(given, x.z.shape[1], self.name))  # type: ignore[arg-type]
+        return constants(x.z, spread(weights, x.z.shape[1], self.name))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,23 +294,23 @@ class ClassMean(ClassWeighted):
         return None
 
     def value(self, x: Pixels) -> PerImage:
-        chosen = self._chosen(x)
-        loss, counted, weights = self.each_class(x)[:, chosen], self.counted(x), self.weights(x)
+        channels = self._averaged_channels(x)
+        loss, counted, weights = self.each_class(x)[:, channels], self.counted(x), self.weights(x)
         if counted is None and weights is None:
             return loss.mean(1)
-        w = torch.ones_like(loss[:1]) if weights is None else weights[None, chosen].to(loss.dtype)
+        w = torch.ones_like(loss[:1]) if weights is None else weights[None, channels].to(loss.dtype)
         if counted is None:
             return ratio((w * loss).sum(1), w.sum(1))
-        counted = counted[:, chosen]
+        counted = counted[:, channels]
         mean = ratio(torch.where(counted, w * loss, 0).sum(1), (w * counted).sum(1))
-        some = counted.any(1)  # an image without counted classes is left out of the batch mean: the others weigh more
-        return mean * (some.numel() / some.sum().clamp(min=1))
+        scored = counted.any(1)  # an image without counted classes is left out of the batch mean: the others weigh more
+        return mean * (scored.numel() / scored.sum().clamp(min=1))
 
     def by_class(self, x: Pixels) -> Tensor:
         loss, counted = self.each_class(x), self.counted(x)
-        return (loss if counted is None else torch.where(counted, loss, torch.nan))[:, self._chosen(x)]
+        return (loss if counted is None else torch.where(counted, loss, torch.nan))[:, self._averaged_channels(x)]
 
-    def _chosen(self, x: Pixels) -> slice:
+    def _averaged_channels(self, x: Pixels) -> slice:
         return slice(x.background if self.classes == "scored" else 0, None)
 
 

@@ -72,10 +72,10 @@ class Hausdorff(ClassMean):
         signed = x.maps["distance"]
         weight = torch.where(signed > 0, signed, 1 - signed) ** self.exponent  # the map is 1 - d inside
         if self.prediction:
-            got = f"{len(x.space)} dimensions in space"
+            got = f"{len(x.space)} spatial dimensions"
             require(len(x.space) == 2, self.name, "logits (b, k, h, w)", got, "set prediction=false")
-            away = boundary_distance(x.spatial(x.decided)).to(x.z.device, x.z.dtype)
-            weight = weight + away.flatten(2) ** self.exponent
+            to_predicted = boundary_distance(x.spatial(x.decided)).to(x.z.device, x.z.dtype)
+            weight = weight + to_predicted.flatten(2) ** self.exponent
         return x.total(x.squared_error * weight) / x.n.clamp(min=1)
 
 
@@ -106,8 +106,8 @@ class DistancePenalizedCE(BCE):
 
 def nearness(share: Tensor, d: Tensor) -> Tensor:
     """Invert the distance d (b, k, n) within a class with this share: 1 at d = 1, 0 at the largest d and outside."""
-    most = (share * d).amax(-1, keepdim=True)
-    return share * ratio(most - d, most - 1)
+    largest = (share * d).amax(-1, keepdim=True)
+    return share * ratio(largest - d, largest - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class BoundaryDoU(RegionLoss):
     )
 
     def each_class(self, x: Pixels) -> Tensor:
-        require(len(x.space) == 2, self.name, "logits (b, k, h, w)", f"{len(x.space)} dimensions in space")
+        require(len(x.space) == 2, self.name, "logits (b, k, h, w)", f"{len(x.space)} spatial dimensions")
         absent = (x.size == 0).unsqueeze(-1)
         t = torch.where(absent, x.u, x.t) if self.empty == "complement" else x.t
         inner = eroded(F.pad(x.spatial(t), (1, 1, 1, 1)))[..., 1:-1, 1:-1].flatten(2)  # no class outside the image

@@ -56,10 +56,10 @@ class NeighborCE(BCE):
     def costs(self, x: Pixels) -> Tensor:
         pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(x.space) - 1]
         # the ratio of both excludes the zero padding and invalid pixels
-        shares, there = (pool(x.spatial(v), 3, 1, 1).flatten(2) for v in (x.t, x.weight))
-        several = x.task == "multiclass"
-        apart = x.masked((ratio(shares, there) - (x.z if several else (1 + x.z) / 2)).abs())
-        return super().costs(x) + self.weight * (apart.mean(1, keepdim=True) if several else apart)
+        shares, weights = (pool(x.spatial(v), 3, 1, 1).flatten(2) for v in (x.t, x.weight))
+        multiclass = x.task == "multiclass"
+        distance = x.masked((ratio(shares, weights) - (x.z if multiclass else (1 + x.z) / 2)).abs())
+        return super().costs(x) + self.weight * (distance.mean(1, keepdim=True) if multiclass else distance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +88,12 @@ class L1ACE(ClassMean):
 
     def each_class(self, x: Pixels) -> Tensor:
         soft = self.binning == "soft"  # a pixel is then split between the two bins with the nearest centers
-        place = (self.bins * x.p - 0.5 * soft).clamp(0, self.bins - 1)
-        left = place.detach().floor().nan_to_num_().long()  # NaN is not an index; it stays in the error
-        right = place - left
+        position = (self.bins * x.p - 0.5 * soft).clamp(0, self.bins - 1)
+        left = position.detach().floor().nan_to_num_().long()  # NaN is not an index; it stays in the error
+        right_share = position - left
         error = count = exact(x.p.new_zeros(*x.p.shape[:2], self.bins + 1))  # one more, right of the last bin
-        for bin_, share in ((left, 1 - right), (left + 1, right)) if soft else ((left, torch.ones_like(place)),):
+        split = ((left, 1 - right_share), (left + 1, right_share)) if soft else ((left, torch.ones_like(position)),)
+        for bin_, share in split:
             share = exact(x.masked(share))
             count, error = count.scatter_add(2, bin_, share), error.scatter_add(2, bin_, share * x.error)
         filled = count >= LEAST
@@ -120,9 +121,9 @@ class RegionSize(BCE):
 
     def each_decision(self, x: Pixels) -> Tensor:
         m, n = x.all_classes, x.n.unsqueeze(-1).clamp(min=1)
-        found, true = (m.tp + m.fp) / n, (m.tp + m.fn) / n  # (b, decisions, classes)
+        predicted, true = (m.tp + m.fp) / n, (m.tp + m.fn) / n  # (b, decisions, classes)
         if self.distance == "l1":
-            error = (found - true).abs().mean(2)
+            error = (predicted - true).abs().mean(2)
         else:
-            error = (true * (true.clamp(min=TINY).log() - found.clamp(min=TINY).log())).sum(2)
+            error = (true * (true.clamp(min=TINY).log() - predicted.clamp(min=TINY).log())).sum(2)
         return super().each_decision(x) + self.weight * error

@@ -40,11 +40,11 @@ class CLDice(PolicyMean):
     )
 
     def each_class(self, x: Pixels) -> Tensor:
-        require(len(x.space) == 2, self.name, "logits (b, k, h, w)", f"{len(x.space)} dimensions in space")
+        require(len(x.space) == 2, self.name, "logits (b, k, h, w)", f"{len(x.space)} spatial dimensions")
         stray, missed = self.outside(x, x.masked(x.p), x.u), self.outside(x, x.t, x.q)
-        lines = (stray + missed - 2 * stray * missed) / (2 - stray - missed)  # 1 - 2 T_p T_s / (T_p + T_s)
+        cldice = (stray + missed - 2 * stray * missed) / (2 - stray - missed)  # 1 - 2 T_p T_s / (T_p + T_s)
         dice = Dice(empty=self.empty).each_class(x)
-        return self.dice_weight * dice + (1 - self.dice_weight) * lines
+        return self.dice_weight * dice + (1 - self.dice_weight) * cldice
 
     def outside(self, x: Pixels, share: Tensor, other: Tensor) -> Tensor:
         """Return the fraction (b, k) of a skeleton in `other`: 1 - T, without the rounding error of this difference."""
@@ -91,11 +91,11 @@ def soft_skeleton(x: Tensor, iterations: int) -> Tensor:
     """Return what openings after successive erosions remove: center lines of structures <= 2 * iterations + 1 wide."""
     skeleton = torch.zeros_like(x)
     for _ in range(iterations + 1):
-        inner = eroded(x)
-        grown = Extreme.apply(Extreme.apply(inner, (3,), False), (2,), False)  # by 3x3; the erosion is by a cross
-        lost = F.relu(x - grown)
-        skeleton = skeleton + F.relu(lost - skeleton * lost)  # the union of both as soft sets
-        x = inner  # the next step starts from the erosion of this opening
+        erosion = eroded(x)
+        opening = Extreme.apply(Extreme.apply(erosion, (3,), False), (2,), False)  # by 3x3; the erosion is by a cross
+        removed = F.relu(x - opening)
+        skeleton = skeleton + F.relu(removed - skeleton * removed)  # the union of both as soft sets
+        x = erosion  # the next step starts from the erosion of this opening
     return skeleton
 
 
@@ -139,9 +139,9 @@ def extreme_of_line(x: Tensor, dim: int, least: bool) -> Tensor:
     """Return the minimum or maximum of each pixel and its two neighbors along `dim`."""
     better, n = torch.minimum if least else torch.maximum, x.shape[dim] - 1
     out = x.clone()
-    for there, here in ((0, 1), (1, 0)):
-        part = out.narrow(dim, here, n)
-        part.copy_(better(part, x.narrow(dim, there, n)))  # `out=` is twice as fast, but vmap does not support it
+    for neighbor, pixel in ((0, 1), (1, 0)):
+        part = out.narrow(dim, pixel, n)
+        part.copy_(better(part, x.narrow(dim, neighbor, n)))  # `out=` is twice as fast, but vmap does not support it
     return out
 
 

@@ -59,9 +59,9 @@ class PerComponent(Wrapper):
     def at_once(self, x: Pixels, objects: Tensor, most: int) -> tuple[PerImage, Tensor, PerImage]:
         """Return the sum over each image's parts, their number, and the whole image's loss, for a `by_totals` loss."""
         parts = Parts(objects, most, self.partition == "components", x.weight)
-        there = parts.sizes[:, 0, 1:] > 0
+        present = parts.sizes[:, 0, 1:] > 0
         value = self.loss.value(x.in_parts(parts)).view(-1, most + 1)  # the last is the whole image
-        return torch.where(there, value[:, :-1], 0).sum(1), there.sum(1), value[:, -1]
+        return torch.where(present, value[:, :-1], 0).sum(1), present.sum(1), value[:, -1]
 
     def one_by_one(self, x: Pixels, objects: Tensor, most: int) -> tuple[PerImage, Tensor, PerImage]:
         """Return the same as `at_once` for any loss."""

@@ -27,10 +27,11 @@ class Nested(Loss):
     task: Kind = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        others = [type(loss).__name__ for loss in self.inner() if not isinstance(loss, Loss)]
-        require(not others, self.name, "losses of seglab inside", ", ".join(others), "External(function=...) makes one")
+        foreign = [type(loss).__name__ for loss in self.inner() if not isinstance(loss, Loss)]
+        remedy = "wrap a function in External(function=...)"
+        require(not foreign, self.name, "inner losses to be seglab losses", ", ".join(foreign), remedy)
         kinds = sorted({loss.task for loss in self.inner()})
-        require(len(kinds) == 1, self.name, "losses of one task inside", " and ".join(kinds) or "none")
+        require(len(kinds) == 1, self.name, "inner losses with the same task", " and ".join(kinds) or "none")
         object.__setattr__(self, "task", kinds[0])  # the dataclass is frozen
         super().__post_init__()
 
@@ -97,7 +98,7 @@ class Term:
 
     def __post_init__(self) -> None:
         finite = isinstance(self.weight, Real) and abs(self.weight) < torch.inf
-        require(finite, "Term", "a weight that is a number", repr(self.weight))
+        require(finite, "Term", "weight to be a finite number", repr(self.weight))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +116,8 @@ class Sum(WeightedSum, Nested):
     )
 
     def __post_init__(self) -> None:
-        terms = isinstance(self.terms, Mapping) and all(t is None or isinstance(t, Term) for t in self.terms.values())
-        require(terms, self.name, "terms={NAME: Term(loss=..., weight=...), ...}", self.terms)
+        valid = isinstance(self.terms, Mapping) and all(t is None or isinstance(t, Term) for t in self.terms.values())
+        require(valid, self.name, "terms={NAME: Term(loss=..., weight=...), ...}", self.terms)
         super().__post_init__()
 
     def parts(self) -> tuple[tuple[float, Loss], ...]:
@@ -126,8 +127,8 @@ class Sum(WeightedSum, Nested):
         return tuple(loss for _, loss in self.parts())
 
     def mapped(self, change: Callable[[Loss], Loss]) -> Self:
-        given = {name: term for name, term in self.terms.items() if term is not None}
-        return replace(self, terms={name: replace(term, loss=change(term.loss)) for name, term in given.items()})
+        terms = {name: term for name, term in self.terms.items() if term is not None}
+        return replace(self, terms={name: replace(term, loss=change(term.loss)) for name, term in terms.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +160,8 @@ class Batchwise(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         numbered = {"cells", "components"} & {*self.needs}  # object 1 of every image would become one object
-        require(not numbered, self.name, "a loss without PerComponent", self.loss.name, "objects are numbered by image")
+        expected = "a loss without PerComponent, which numbers the objects of each image separately"
+        require(not numbered, self.name, expected, self.loss.name)
 
     def value(self, x: Pixels) -> PerImage:
         return self.loss.value(x.pooled()).expand(len(x.z))  # so that the batch mean is this value

@@ -28,7 +28,7 @@ def listed(weight: Any) -> list[float]:
     return list(weight) if isinstance(weight, list | tuple) else [weight]
 
 
-weight_of = partial(limited, expected="above 0 or auto", holds=lambda w: w is not None and weights_hold(w, TINY))
+weight_of = partial(limited, expected="to be above 0, or auto", holds=lambda w: w is not None and weights_hold(w, TINY))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,8 @@ class ForegroundWeighted(ClassWeighted):
         loss = super().with_class_frequency(frequency)
         if self.pos_weight != "auto":
             return loss
-        there, got = all(0 < f < 1 for f in frequency), f"frequencies of {tuple(frequency)}"
-        require(there, self.name, "training masks with all classes", got, "set pos_weight")
+        mixed, got = all(0 < f < 1 for f in frequency), f"class frequencies of {tuple(frequency)}"
+        require(mixed, self.name, "training masks with pixels inside and outside every class", got, "set pos_weight")
         background = [1 - f for f in frequency] if self.task != "multiclass" else [frequency[0]] * (len(frequency) - 1)
         classes = frequency[-len(background) :]
         weights = tuple(float(b / f) ** self.rarity for b, f in zip(background, classes, strict=True))
@@ -95,7 +95,7 @@ class ForegroundWeighted(ClassWeighted):
 
     def class_balance(self) -> tuple[float, Any]:
         remedy = "call with_class_frequency(frequency) first"
-        require(self.pos_weight != "auto", self.name, "a pos_weight that is a number", "auto", remedy)
+        require(self.pos_weight != "auto", self.name, "a numeric pos_weight", "auto", remedy)
         return 1.0, self.pos_weight
 
 
@@ -235,8 +235,8 @@ class AsymmetricFocal(Focal):
     )
 
     def cost(self, y: Label) -> Tensor:
-        fade = y.q_to(self.gamma)
-        return torch.lerp(fade, torch.ones_like(fade[:1, :1, :1]), y.foreground()) * y.nll
+        factor = y.q_to(self.gamma)
+        return torch.lerp(factor, torch.ones_like(factor[:1, :1, :1]), y.foreground()) * y.nll
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,10 +276,10 @@ class TopK(BCE):
         """Return n/k for costs above the k-th largest; costs equal to it share the remaining places equally."""
         k = (self.fraction * x.n - 1e-6).ceil().clamp(min=1).unsqueeze(-1)  # in floats .07 * 100 is above 7
         worst = cost.topk(ceil(self.fraction * cost.shape[-1])).values  # k is smaller if pixels are invalid
-        last = worst.gather(-1, (k.long() - 1).expand(-1, cost.shape[1], -1))
-        above, equal = cost > last, cost == last
-        left = (k - above.sum(-1, keepdim=True)) / equal.sum(-1, keepdim=True)
-        return (torch.where(above, 1, torch.where(equal, left, 0)) * x.n.unsqueeze(-1) / k).to(cost.dtype)
+        smallest = worst.gather(-1, (k.long() - 1).expand(-1, cost.shape[1], -1))
+        above, equal = cost > smallest, cost == smallest
+        tie_share = (k - above.sum(-1, keepdim=True)) / equal.sum(-1, keepdim=True)
+        return (torch.where(above, 1, torch.where(equal, tie_share, 0)) * x.n.unsqueeze(-1) / k).to(cost.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,10 +334,10 @@ class LogitAdjusted(BCE):
 
     def costs(self, x: Pixels) -> Tensor:
         remedy = "call with_class_frequency(frequency) first"
-        require(self.prior != "auto", self.name, "a prior that is a number", "auto", remedy)
+        require(self.prior != "auto", self.name, "a numeric prior", "auto", remedy)
         shares = spread(self.prior, x.z.shape[1] - x.background, self.name)  # type: ignore[arg-type]
         rest = 1 - (sum(shares) if x.task == "multiclass" else max(shares))
-        require(rest > 0, self.name, "a prior that leaves some of the frequency to the background", self.prior)
+        require(rest > 0, self.name, "a prior that leaves a frequency above 0 for the background", self.prior)
         prior, z = constants(x.z, shares), x.z
         shift = prior.log() - (-prior).log1p()  # one class against the rest
         if x.task == "multiclass":

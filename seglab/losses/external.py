@@ -28,7 +28,7 @@ class External(Loss):
     the valid ones: as a smaller image if they fill a rectangle (padding), else as one row (..., n, 1).
     """
 
-    function: Callable[[Tensor, Tensor], Tensor] = limited(MISSING, "that can be called", callable)
+    function: Callable[[Tensor, Tensor], Tensor] = limited(MISSING, "to be callable", callable)
     takes: Literal["logits", "probabilities"] = one_of("logits", "probabilities")
     labels: Literal["shares", "ids"] = one_of("shares", "ids")
     image_by_image: bool = True
@@ -39,9 +39,9 @@ class External(Loss):
     @property
     def card(self) -> Card:  # type: ignore[override]
         function = getattr(self.function, "func", self.function)
-        named = function if isinstance(function, type | FunctionType) else type(function)
+        source = function if isinstance(function, type | FunctionType) else type(function)
         return Card(
-            title=self.title or f"{named.__name__} ({named.__module__.partition('.')[0]})",
+            title=self.title or f"{source.__name__} ({source.__module__.partition('.')[0]})",
             family="external",
             formula=self.formula or (r"f(z,t)" if self.takes == "logits" else r"f(p,t)"),
             paper=self.paper or "The author's",
@@ -67,7 +67,7 @@ class External(Loss):
         parts = zip(prediction.split(size), target.split(size), strict=True)
         if x.valid is None:
             return torch.cat([self._numbers(*part) for part in parts])
-        require(self.image_by_image, self.name, "image_by_image=true where pixels are not valid", False)
+        require(self.image_by_image, self.name, "image_by_image=true if pixels are excluded by `valid`", "false")
         valid = x.spatial(x.valid)[:, 0]
         images = [[counted(v, where) for v in part] for part, where in zip(parts, valid, strict=True)]
         # 0, with a gradient, if there are no valid pixels: many functions return NaN for empty tensors
@@ -76,11 +76,11 @@ class External(Loss):
     def _numbers(self, prediction: Tensor, target: Tensor) -> PerImage:
         """Call the function and return (b,), from values per image or a single value."""
         loss = self.function(prediction, target)
-        require(isinstance(loss, Tensor), self.name, "a tensor from its function", type(loss).__name__)
+        require(isinstance(loss, Tensor), self.name, "its function to return a tensor", type(loss).__name__)
         if loss.ndim and len(loss) == len(target):
             return loss.flatten(1).mean(1) if loss.ndim > 1 else loss
-        expected = f"one number, or one per image ({len(target)},)"
-        require(loss.numel() == 1, self.name, f"{expected} from its function", tuple(loss.shape))
+        expected = f"its function to return one number, or one per image ({len(target)},)"
+        require(loss.numel() == 1, self.name, expected, tuple(loss.shape))
         return loss.reshape(1).expand(len(target))
 
 

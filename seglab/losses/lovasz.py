@@ -39,11 +39,11 @@ def ranked_growth(errors: Tensor, mask: Tensor, size: Tensor) -> Tensor:
     if errors.device.type != "cpu":
         order = errors.argsort(-1, descending=True)
         return growth.scatter_(-1, order, increments(errors.gather(-1, order), mask.gather(-1, order), size))
-    whole = torch.int64 if errors.dtype == torch.float64 else torch.int32
+    int_type = torch.int64 if errors.dtype == torch.float64 else torch.int32
     rows = zip(growth.flatten(0, 1), errors.flatten(0, 1), mask.flatten(0, 1), size.flatten(), strict=True)
     for out, error, m, total in rows:
         costly = (error > 0).nonzero().squeeze(-1)
-        bits = error[costly].view(whole)  # the bits of positive floats rank like the floats and sort 8 times as fast
+        bits = error[costly].view(int_type)  # the bits of positive floats rank like the floats and sort 8 times as fast
         costly = costly[bits.argsort(stable=True).flip(0)]  # sorting in descending order takes 7 times as long
         out[costly] = increments(error[costly], m[costly], total)
     return growth
@@ -66,14 +66,14 @@ def increments(error: Tensor, mask: Tensor, size: Tensor) -> Tensor:
     first and placing it last, divided equally among equal pixels, so that the gradient does not depend on how the sort
     breaks ties.
     """
-    here = torch.arange(error.shape[-1], device=error.device).expand(error.shape)
-    new = torch.ones_like(mask)
-    new[..., 1:] = error[..., 1:] != error[..., :-1]
-    first = torch.where(new, here, 0).cummax(-1).values
-    last = torch.where(new.roll(-1, -1), here, error.shape[-1]).flip(-1).cummin(-1).values.flip(-1)
-    found, t = mask.cumsum(-1), size.unsqueeze(-1)
+    index = torch.arange(error.shape[-1], device=error.device).expand(error.shape)
+    differs = torch.ones_like(mask)  # from the error before it
+    differs[..., 1:] = error[..., 1:] != error[..., :-1]
+    first = torch.where(differs, index, 0).cummax(-1).values
+    last = torch.where(differs.roll(-1, -1), index, error.shape[-1]).flip(-1).cummin(-1).values.flip(-1)
+    intersection, t = mask.cumsum(-1), size.unsqueeze(-1)
     # pixels of the class, and union, before the first and after the last of equal errors
-    i0, i1 = (found - mask.to(found.dtype)).gather(-1, first), found.gather(-1, last)
+    i0, i1 = (intersection - mask.to(intersection.dtype)).gather(-1, first), intersection.gather(-1, last)
     u0, u1 = t + first - i0, t + last + 1 - i1
     own = 0.5 / u0.clamp(min=1) + 0.5 / u1.clamp(min=1)
     other = (t - 0.5 * (i0 + i1)) / (u0.clamp(min=1) * u1.clamp(min=1))  # I (1/u0 - 1/u1) over u1 - u0 pixels

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seglab.contract import Task, require
-from seglab.losses.base import BY_POLICY, ClassMean, ClassWeights, PolicyMean, distance_matrix, region_card, within
+from seglab.losses.base import BY_POLICY, ClassMean, ClassWeights, PolicyMean, limited, region_card, square, within
 from seglab.losses.numerics import TINY, Confusion, constants, power, ratio
 from seglab.losses.pixels import Pixels
 
@@ -133,9 +133,9 @@ class AsymmetricFocalTversky(Tversky):
     )
 
     def overlap(self, m: Confusion) -> Tensor:
-        rest = m.swapped()
-        rest = rest.complemented(rest.absent) if self.empty == "complement" else rest
-        return (super().overlap(rest) + power(super().overlap(m), 1 - self.gamma)) / 2
+        background = m.swapped()
+        background = background.complemented(background.absent) if self.empty == "complement" else background
+        return (super().overlap(background) + power(super().overlap(m), 1 - self.gamma)) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,7 +286,7 @@ class GeneralizedWassersteinDice(GeneralizedDice):
     With null, all classes are equally far apart, so that for a single class this is the Dice loss.
     """
 
-    distances: Sequence[Sequence[float]] | None = distance_matrix()
+    distances: Sequence[Sequence[float]] | None = limited(None, "to be symmetric with a zero diagonal, or null", square)
 
     card = region_card(
         title="Generalized Wasserstein Dice loss",
@@ -306,17 +306,17 @@ class GeneralizedWassersteinDice(GeneralizedDice):
     def matrix(self, k: int) -> list[float]:
         """Return the distances between k classes row by row, scaled to a maximum of 1."""
         rows = self.distances or [[float(i != j) for j in range(k)] for i in range(k)]
-        require(len(rows) == k, self.name, f"distances between {k} classes", len(rows))
+        require(len(rows) == k, self.name, f"distances to have {k} rows, one for each class", len(rows))
         return [d / max(map(max, rows)) for row in rows for d in row]
 
     def each_class(self, x: Pixels) -> Tensor:
         t, p, k = x.all_shares, x.all_probabilities, x.sizes.shape[-1]
-        far = constants(p, self.matrix(k)).view(k, k, 1)
+        distances = constants(p, self.matrix(k)).view(k, k, 1)
         # (b, true class, predicted class, d); gathering the rows of the matrix takes three times as long
         pairs = torch.stack([x.total((t[:, c : c + 1] * p).flatten(1, 2)).unflatten(1, (k, -1)) for c in range(k)], 1)
-        error, right = (far * pairs).sum((1, 2)), ((1 - far) * pairs).sum(2)  # in total; per true class
-        right = right[:, 1:].sum(1) + right[:, 0] * ((x.sizes[..., 1:].sum(-1) == 0) & (self.empty == "complement"))
-        return ratio(error, 2 * right + error + self.smooth).expand_as(x.size)
+        error, tp = (distances * pairs).sum((1, 2)), ((1 - distances) * pairs).sum(2)  # in total; per true class
+        tp = tp[:, 1:].sum(1) + tp[:, 0] * ((x.sizes[..., 1:].sum(-1) == 0) & (self.empty == "complement"))
+        return ratio(error, 2 * tp + error + self.smooth).expand_as(x.size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,10 +63,10 @@ class Pixels(ABC):
         z = logits if logits.dtype == torch.float64 else logits.float()  # cast first, even under autocast
         if target.dtype == torch.bool:
             target = target.view(torch.uint8)  # a CPU converts uint8 to float seven times as fast
-        self.z, self.target = self._cut(z.flatten(2)), self._cut(target.flatten(2))
-        self.maps = {name: self._cut(m.flatten(2).to(self.z.dtype)) for name, m in maps.items()}
+        self.z, self.target = self._zeroed(z.flatten(2)), self._zeroed(target.flatten(2))
+        self.maps = {name: self._zeroed(m.flatten(2).to(self.z.dtype)) for name, m in maps.items()}
 
-    def _cut(self, x: Tensor) -> Tensor:
+    def _zeroed(self, x: Tensor) -> Tensor:
         """Return x with 0 at invalid pixels; a product would keep NaN."""
         return x if self.valid is None else x.masked_fill(~self.valid, 0)
 
@@ -147,10 +147,10 @@ class Pixels(ABC):
     @once
     def confusion(self) -> Confusion:
         """The soft confusion of each image and class (b, k), or of each part, see `in_parts`; in pixels."""
-        fp, fn = self._wrong()
+        fp, fn = self._false_counts()
         return Confusion(self.size - fn, fp, fn, self.n - self.size - fp)
 
-    def _wrong(self) -> tuple[Tensor, Tensor]:  # a method: compilers cannot trace `super().confusion`
+    def _false_counts(self) -> tuple[Tensor, Tensor]:  # a method: compilers cannot trace `super().confusion`
         return self.total(self.false_positive), self.total(self.false_negative)
 
 
@@ -205,9 +205,9 @@ class SigmoidPixels(Pixels):
     def squared_error(self) -> Tensor:
         return self.masked(self.labeled.q).square() if self.hard else self.error.square()
 
-    def _wrong(self) -> tuple[Tensor, Tensor]:
+    def _false_counts(self) -> tuple[Tensor, Tensor]:
         if not self.hard:
-            return super()._wrong()
+            return super()._false_counts()
         if self.parts is not None or "_squared_error" in vars(self):  # for parts, or if `labeled.q` is cached
             wrong, fn = self.total(self.masked(self.labeled.q)), self.total(self.false_negative)
         else:
@@ -280,12 +280,12 @@ class SoftmaxPixels(Pixels):
         return SoftmaxLabel(self, lambda x: x, lambda: (classes > 0).to(self.z.dtype))
 
     def costs(self, cost: Callable[[Label], Tensor], weights: Tensor | None = None) -> Tensor:
-        each = None if weights is None else weights.transpose(1, 2)
+        w = None if weights is None else weights.transpose(1, 2)
         if not self.hard:
-            t = self.t if each is None else self.t * each
+            t = self.t if w is None else self.t * w
             return (t * cost(self.labeled)).sum(1, keepdim=True)
         costs = self.masked(cost(self.labeled))
-        return costs if each is None else costs * each.expand_as(self.z).gather(1, self.ids)  # of the pixel's class
+        return costs if w is None else costs * w.expand_as(self.z).gather(1, self.ids)  # of the pixel's class
 
     def balance(self, background: float, foreground: float | Sequence[float]) -> Tensor:
         return constants(self.z, [background, *spread(foreground, self.z.shape[1] - 1)])[None, None]

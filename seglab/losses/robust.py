@@ -112,8 +112,8 @@ class TemperedNLL(torch.autograd.Function):
     @staticmethod
     def forward(z: Tensor, t: float) -> Tensor:
         z = z - z.amax(1, keepdim=True)  # so that the largest is 0; `shift` becomes lambda
-        two = z.shape[1] == 2  # with argmax the loss takes more than twice as long
-        others = z.amin(1, keepdim=True) if two else z.scatter(1, z.argmax(1, keepdim=True), -torch.inf)
+        two_classes = z.shape[1] == 2  # with argmax the loss takes more than twice as long
+        others = z.amin(1, keepdim=True) if two_classes else z.scatter(1, z.argmax(1, keepdim=True), -torch.inf)
         shift = torch.zeros_like(z[:, :1])
         for _ in range(3 if t <= 1.2 else 6):  # Newton on sum ** (1 - t), nearly linear: error 2e-8 for 150 classes
             x, largest = 1 + (t - 1) * (shift - others), 1 + (t - 1) * shift

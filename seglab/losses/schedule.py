@@ -36,7 +36,7 @@ class Switch(Nested):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.first != self.second, self.name, "two losses that differ", f"{self.first.name} twice")
+        require(self.first != self.second, self.name, "two different losses", f"{self.first.name} twice")
 
     def inner(self) -> tuple[Loss, ...]:
         return self.first, self.second
@@ -53,21 +53,21 @@ class Switch(Nested):
     def at_epoch(self, history: Sequence[float | None]) -> tuple[Loss, list[int]]:
         switch = self._switch(history)
         # the switches inside the first loss count only up to its last epoch
-        first, before = self.first.at_epoch(history if switch is None else history[: switch - 1])
+        first, switches = self.first.at_epoch(history if switch is None else history[: switch - 1])
         if switch is None:
-            return first, before
-        loss, later = self.second.at_epoch(history[switch:])
-        return loss, [*before, switch, *(switch + epoch for epoch in later)]
+            return first, switches
+        second, more = self.second.at_epoch(history[switch:])
+        return second, [*switches, switch, *(switch + epoch for epoch in more)]
 
     def _switch(self, history: Sequence[float | None]) -> int | None:
         """Return the first epoch of the second loss, or None if it is still to come."""
         if self.at is not None:
             return self.at if len(history) >= self.at else None
-        best, since = float("-inf"), 0
+        best, waited = float("-inf"), 0
         for epoch, value in enumerate(history, 1):
             if value is None:
                 continue
-            best, since = (value, 0) if value > best else (best, since + 1)  # NaN is not better
-            if since == self.patience:
+            best, waited = (value, 0) if value > best else (best, waited + 1)  # NaN is not better
+            if waited == self.patience:
                 return epoch
         return None

@@ -76,7 +76,7 @@ BCE_WEIGHT = WeightedBCE(pos_weight=2.0)
         (BCE_WEIGHT, {"pos_weight": {"epochs": 1}}, r"expected a value of to, which Ramp needs, got none"),
         (BCE_WEIGHT, {"pos_weight": {"to": 1, "epochs": 0}}, r"expected at least 1 of epochs, got 0"),
         (BCE_WEIGHT, {"pos_weight": {"to": 1, "steps": 9}}, r"steps: expected one of to, epochs, shape, start"),
-        (BCE_WEIGHT, {"pos_weight": {"to": 0, "epochs": 1}}, r"WeightedBCE: expected pos_weight above 0 .*, got 0"),
+        (BCE_WEIGHT, {"pos_weight": {"to": 0, "epochs": 1}}, r"BCE: expected pos_weight to be above 0, .*, got 0"),
         (Dice(), {"smooth": {"to": 1, "epochs": 1, "shape": "exponential"}}, r"start and to above 0 for shape=exp"),
         (Dice(), {"empty": {"to": 1, "epochs": 1}}, r"schedule\.empty: expected one of smooth, .*got empty"),
         (BCE_WEIGHT, {"beta": {"to": 1, "start": 0, "epochs": 3}}, r"schedule\.beta: expected one of .*, got beta"),

@@ -68,7 +68,9 @@ def test_normalizing_is_the_textbook_formula():
 def test_a_loss_that_is_no_number_stops_and_names_its_images():
     with pytest.raises(ContractError, match=r"loss: expected a finite number, got nan; in epoch 0 for two; lower"):
         module(Poisoned()).training_step(batch(), 0)
-    with pytest.raises(ContractError, match=r"of the frequency to the background, got 1.0; in epoch 0 for one, two$"):
+    with pytest.raises(
+        ContractError, match=r"leaves a frequency above 0 for the background, got 1.0; in epoch 0 for one, two$"
+    ):
         module(LogitAdjusted(prior=1.0)).training_step(batch(), 0)  # no learning rate helps
 
 

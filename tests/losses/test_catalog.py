@@ -100,5 +100,5 @@ def test_a_new_loss_is_one_class_and_one_yaml(tmp_path, monkeypatch):
             else (logits * (2.0 * target - 1)).sigmoid()
         )
         torch.testing.assert_close(now(logits, target), ((1 - p) ** 2).mean((1, 2, 3)))
-    with pytest.raises(ValueError, match=r"PowerError: expected exponent in \[1, inf\), got 0"):
+    with pytest.raises(ValueError, match=r"PowerError: expected exponent to be in \[1, inf\), got 0"):
         PowerError(exponent=0)

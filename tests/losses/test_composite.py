@@ -65,9 +65,9 @@ def test_a_sum_binds_its_terms_and_is_hard_where_one_of_them_is():
     assert loss.with_class_frequency((0.5, 0.25, 0.2, 0.05)).terms["WeightedBCE"].loss.pos_weight == (2.0, 2.5, 10.0)
     assert not loss.soft
     assert loss.task == "multiclass"
-    with pytest.raises(ContractError, match="Sum: expected losses of one task inside, got none"):
+    with pytest.raises(ContractError, match="Sum: expected inner losses with the same task, got none"):
         Sum(terms={"off": None})
-    with pytest.raises(ContractError, match="losses of one task inside, got binary and multiclass"):
+    with pytest.raises(ContractError, match="inner losses with the same task, got binary and multiclass"):
         total({BCE(): 1.0, Dice(task="multiclass"): 1.0})
 
 
@@ -136,7 +136,7 @@ def test_a_switch_asks_for_what_either_loss_needs_and_fits_both():
     assert loss.needs == Boundary().needs
     assert not loss.soft
     assert loss.with_class_frequency([0.2]).first == WeightedBCE(pos_weight=4.0)
-    with pytest.raises(ContractError, match="Boundary: expected a target of 0 and 1"):
+    with pytest.raises(ContractError, match="Boundary: expected a target of only 0 and 1"):
         loss.check(torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.5))
 
 
@@ -144,7 +144,7 @@ def test_a_switch_asks_for_what_either_loss_needs_and_fits_both():
 def test_the_batch_is_no_image_whose_objects_have_numbers(name):
     inside = build("per_component")
     inside = Sum(terms={"a": Term(loss=inside, weight=1.0)}) if name == "sum" else inside
-    with pytest.raises(ContractError, match=r"^Batchwise: expected a loss without PerComponent, got .*; objects are n"):
+    with pytest.raises(ContractError, match=r"^Batchwise: expected a loss without PerComponent, which .*, got \w+$"):
         Batchwise(loss=inside)
 
 
@@ -190,7 +190,7 @@ def test_a_foreign_function_sees_one_image_or_the_batch_in_float32(logits, targe
         seen.append((len(z), z.dtype, t.dtype))
         return (z - t).square().mean()
 
-    with pytest.raises(ContractError, match="External: expected a tensor from its function, got float"):
+    with pytest.raises(ContractError, match="External: expected its function to return a tensor, got float"):
         External(function=lambda z, t: 1.0)(logits, target)
     each = External(function=function)(logits.half(), target)
     assert seen == [(1, torch.float32, torch.float32)] * 3
@@ -212,7 +212,7 @@ def test_a_foreign_function_may_give_one_number_per_image_or_per_pixel(logits, t
         for image_by_image in (True, False):
             loss = External(function=function, image_by_image=image_by_image)(logits, target)
             torch.testing.assert_close(loss, expected)
-    with pytest.raises(ContractError, match=r"one number, or one per image \(3,\) from its function, got \(2,\)"):
+    with pytest.raises(ContractError, match=r"its function to return one number, or one per image \(3,\), got \(2,\)"):
         External(function=lambda z, t: per_image(z, t)[:2], image_by_image=False)(logits, target)
 
 
@@ -242,7 +242,7 @@ def test_a_value_that_is_no_number_for_each_image_is_named(logits, target):
     assert Mine(shape=(3,))(logits, target).shape == (3,)
     for shape in ((), (3, 1), (1,)):
         with pytest.raises(
-            ContractError, match=r"^Mine: expected one number for each image, \(3,\), from its `value`, got \("
+            ContractError, match=r"^Mine: expected its `value` to return one number per image, \(3,\), got \("
         ):
             Mine(shape=shape)(logits, target)
 

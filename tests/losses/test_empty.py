@@ -85,7 +85,7 @@ def test_every_policy_is_finite_on_every_mask(case, make):
 
 def test_an_unknown_policy_is_refused(make):
     for name in BINARY:
-        with pytest.raises(Exception, match="empty as one of complement, formula, skip, got 'zero'") as caught:
+        with pytest.raises(Exception, match="empty to be complement or formula or skip, got 'zero'") as caught:
             make(name, empty="zero")
         assert isinstance(caught.value.__cause__ or caught.value, ContractError), name
 

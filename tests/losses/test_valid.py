@@ -113,13 +113,17 @@ def test_a_foreign_function_gets_the_image_that_is_cut(make):
     loss = type(make("external"))(function=function)
     torch.testing.assert_close(loss(dirty, label, valid), (logits - target)[..., :8].square().mean((1, 2, 3)))
     assert seen == [((1, 1, 12, 8), (1, 1, 12, 8))] * 3
-    with pytest.raises(ContractError, match="External: expected image_by_image=true where pixels are not valid"):
+    with pytest.raises(
+        ContractError, match="External: expected image_by_image=true if pixels are excluded by `valid`, got false"
+    ):
         type(loss)(function=function, image_by_image=False)(dirty, label, valid)
 
 
 def test_a_mask_of_the_wrong_shape_or_dtype_is_named(case, logits, target):
     for wrong in (torch.ones(3, 12, 12, dtype=torch.bool), torch.ones(3, 1, 12, 12), torch.ones(3, 1, 12, 11).bool()):
-        with pytest.raises(ContractError, match=r"expected valid \(3, 1, 12, 12\) of bool, got \(3, .* of torch\."):
+        with pytest.raises(
+            ContractError, match=r"expected valid to be a bool tensor of shape \(3, 1, 12, 12\), got \(3, .* of torch\."
+        ):
             case(logits, target, wrong)
 
 
