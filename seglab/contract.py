@@ -66,8 +66,8 @@ def require(ok: bool, who: str, expected: str, got: object = None, remedy: str =
     seglab.contract.ContractError: model: expected a height and width divisible by 32, got 500x500; set dataset.size=512
     """
     if not ok:
-        came = "" if got is None else f", got {got}"
-        raise ContractError(f"{who}: expected {expected}{came}" + (f"; {remedy}" if remedy else ""))
+        received = "" if got is None else f", got {got}"
+        raise ContractError(f"{who}: expected {expected}{received}" + (f"; {remedy}" if remedy else ""))
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ class Task:
     classes: tuple[str, ...] = ("foreground",)
 
     def __post_init__(self) -> None:
-        require(self.kind in KINDS, "Task", f"kind as one of {', '.join(KINDS)}", self.kind)
+        require(self.kind in KINDS, "Task", f"kind to be one of {', '.join(KINDS)}", self.kind)
         object.__setattr__(self, "classes", tuple(self.classes))  # YAML gives a list
         names = {name for name in self.classes if isinstance(name, str) and name}
-        require(len(names) == len(self.classes), "Task", "class names that differ", self.classes)
-        counts = {"binary": "one class", "multilabel": "a class or more", "multiclass": "two classes or more"}
+        require(len(names) == len(self.classes), "Task", "distinct class names that are not empty", self.classes)
+        counts = {"binary": "one class", "multilabel": "at least one class", "multiclass": "at least two classes"}
         fits = {"binary": len(names) == 1, "multilabel": len(names) >= 1, "multiclass": len(names) >= 2}
         require(fits[self.kind], "Task", f"{counts[self.kind]} for kind={self.kind}", self.classes)
 

@@ -43,7 +43,7 @@ def tidy(folder: Path) -> None:
     """Remove temporary files of `atomic` that killed processes left in a folder; runs once per process and folder."""
     for partial in folder.glob(".*.partial*"):
         writer = re.search(r"\.([0-9a-f]{6})-(\d+)-\d+\.partial", partial.name)  # see `atomic`
-        with suppress(OSError):  # the file belongs to another user or is gone
+        with suppress(OSError):  # the file belongs to another user or no longer exists
             old = time.time() - partial.stat().st_mtime > 86400
             if writer and (old if writer[1] != _host() else not _is_at_work(int(writer[2]))):
                 partial.unlink()
@@ -137,8 +137,8 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        said = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else f"is damaged ({error})"
-        log.warning("%s %s", path, said)
+        problem = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else f"is damaged ({error})"
+        log.warning("%s %s", path, problem)
         return {}
 
 
@@ -162,8 +162,8 @@ def run_status(folder: Path, facts: Mapping[str, Any]) -> str:
 def of_version_1(facts: Mapping[str, Any]) -> str:
     """Return a message for a run of version 1, which recorded neither its version nor its command; "" for others."""
     old = "versions" in facts and "seglab" not in facts["versions"] and "overrides" not in facts
-    remedy = "init_from=RUN/checkpoints/best.ckpt takes its weights"
-    return f"made by seglab 1, whose runs this version does not open; {remedy}" if old else ""
+    remedy = "init_from=RUN/checkpoints/best.ckpt loads its weights"
+    return f"made by seglab 1, whose runs this version cannot open; {remedy}" if old else ""
 
 
 def cell(value: Any) -> Any:
@@ -208,18 +208,18 @@ def whole_file(folder: Path, facts: dict[str, Any], name: str, hashed: bool = Tr
 
     If `hashed` is False, only the size is checked.
     """
-    path, known, fault = folder / name, facts.get("files", {}).get(name), ""
+    path, recorded, fault = folder / name, facts.get("files", {}).get(name), ""
     size = path.stat().st_size if path.is_file() else None
     if size is None:
-        fault = "none"
-    elif known and size != known["size"]:
-        fault = f"a file of {size} bytes instead of {known['size']}"
-    elif known and hashed and sha256(path) != known["sha256"]:
-        fault = "a file with other content"
+        fault = "no file"
+    elif recorded and size != recorded["size"]:
+        fault = f"a file of {size} bytes instead of {recorded['size']}"
+    elif recorded and hashed and sha256(path) != recorded["sha256"]:
+        fault = "a file with different content"
     exported = (folder / "model.safetensors").is_file()
-    remedy = "it was exported; open the run that was trained" if exported else "rerun=true trains it again"
-    run = f"run {os.path.relpath(folder)}"
-    require(not fault, run, f"{name} as it was written", fault, remedy)
+    remedy = "this is an exported copy; open the original run" if exported else "set rerun=true to train it again"
+    who = f"run {os.path.relpath(folder)}"
+    require(not fault, who, f"{name} as it was written", fault, remedy)
     return path
 
 
@@ -258,5 +258,5 @@ def read_weights(path: Path, who: str) -> dict[str, Tensor]:
         return {name: value for name, value in saved.items() if isinstance(value, torch.Tensor)}
     except Exception as error:  # pickle, zip and safetensors each raise their own errors
         reason = "no such file" if isinstance(error, FileNotFoundError) else type(error).__name__
-        remedy = "give a .safetensors file or a state_dict of torch.save"
+        remedy = "use a .safetensors file or a state_dict saved by torch.save"
         raise ContractError(f"{who}: expected a file of weights, got {path} ({reason}); {remedy}") from None

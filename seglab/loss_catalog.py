@@ -31,8 +31,9 @@ def losses() -> dict[str, Loss]:
     """Build every loss of conf/loss with its defaults, sorted by family and name."""
     from omegaconf import OmegaConf
 
-    made: dict[str, Loss] = {file.stem: build(OmegaConf.load(file)) for file in sorted((CONF / "loss").glob("*.yaml"))}
-    return dict(sorted(made.items(), key=lambda item: FAMILIES.index(item[1].card.family)))
+    files = sorted((CONF / "loss").glob("*.yaml"))
+    catalog: dict[str, Loss] = {file.stem: build(OmegaConf.load(file)) for file in files}
+    return dict(sorted(catalog.items(), key=lambda item: FAMILIES.index(item[1].card.family)))
 
 
 def table() -> list[tuple[str, ...]]:
@@ -65,8 +66,8 @@ def section(name: str, loss: Loss) -> str:
     soft = "not supported" if not loss.soft else "supported; the minimum is at p = t" if card.proper else "supported"
     yaml = (CONF / "loss" / f"{name}.yaml").read_text().splitlines()
     presets = [line[2:] for line in yaml if line.startswith("# Preset: ")]
-    first = presets[0] if presets else (type(loss).__doc__ or "").split("\n\n")[0].replace("\n    ", " ").strip()
-    lines = [f"### {card.title}: `loss={name}`", "", first, "", f"$${card.formula}$$", ""]
+    summary = presets[0] if presets else (type(loss).__doc__ or "").split("\n\n")[0].replace("\n    ", " ").strip()
+    lines = [f"### {card.title}: `loss={name}`", "", summary, "", f"$${card.formula}$$", ""]
     lines += [f"![curves](losses/{name}.svg)", "", f"- Paper: {card.paper}", f"- Empty mask: {card.empty}"]
     lines += [f"- Tasks: {', '.join(loss.tasks)}. {card.many}", f"- Soft labels: {soft}"]
     lines += [] if card.zero else ["- A perfect prediction does not cost exactly 0."]
@@ -108,15 +109,15 @@ def picture(name: str, drawn: dict[str, list[float]]) -> str:
 
     from seglab.plots import COLORS, INK, STYLE, svg
 
-    sides = {
+    panels = {
         "value": {"value": (INK, "-")},
         "gradient": {"foreground": (COLORS[3], "-"), "background": (COLORS[0], "--")},
     }
     with rc_context(STYLE):
         figure = Figure(figsize=(5.2, 1.5), layout="constrained")
-        for axes, (title, lines) in zip(figure.subplots(1, 2), sides.items(), strict=True):
-            shown = [0.0, *(value for line in lines for value in drawn[line])]
-            low, high = min(shown), max(shown)
+        for axes, (title, lines) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+            values = [0.0, *(value for line in lines for value in drawn[line])]
+            low, high = min(values), max(values)
             axes.set(title=f"{title}, {low:.3g} to {high:.3g}; margin -6 to 6", xticks=(), yticks=())
             for line, (color, dash) in lines.items():
                 axes.plot(MARGINS, drawn[line], dash, color=color)
@@ -134,7 +135,7 @@ def write(docs: Path) -> None:
 def main() -> None:
     """Print the table, or write the page if a folder is given."""
     parser = argparse.ArgumentParser("python -m seglab.loss_catalog", description="List the losses of the package.")
-    parser.add_argument("folder", nargs="?", help="write losses.md and the curves of each loss there instead")
+    parser.add_argument("folder", nargs="?", help="write losses.md and the curves of each loss to this folder instead")
     if folder := parser.parse_args().folder:
         write(Path(folder))
         return

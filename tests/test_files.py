@@ -109,7 +109,7 @@ def test_a_file_without_weights_is_one_sentence(tmp_path, name):
     with pytest.raises(ContractError, match=r"init_from: expected a file of weights, got .* \(no such file\)"):
         read_weights(tmp_path / name, "init_from")
     (tmp_path / name).write_text("no weights")
-    with pytest.raises(ContractError, match=r"init_from: expected a file of weights, got .*; give a .safetensors file"):
+    with pytest.raises(ContractError, match=r"init_from: expected a file of weights, got .*; use a .safetensors file"):
         read_weights(tmp_path / name, "init_from")
 
 

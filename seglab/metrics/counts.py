@@ -62,30 +62,32 @@ def decide(
     largest. Pixels that are False in `valid` (b, 1, *spatial) are ignored. Raises ContractError if shapes do not match
     or if a threshold is not between 0 and 1.
     """
-    one = (len(logits), 1, *logits.shape[2:])
-    fit = logits.dim() > 2 and target.shape == (one if kind == "multiclass" else logits.shape)
-    fit = fit and (kind != "binary" or logits.shape[1] == 1)
+    one_channel = (len(logits), 1, *logits.shape[2:])
+    fits = logits.dim() > 2 and target.shape == (one_channel if kind == "multiclass" else logits.shape)
+    fits = fits and (kind != "binary" or logits.shape[1] == 1)
     axes = {"binary": "(b,1,*spatial)", "multilabel": "(b,k,*spatial)"}
-    expected = f"logits and target of one shape {axes[kind]}" if kind in axes else "class numbers (b,1,*spatial)"
-    require(fit, "metrics", expected, f"{shape(logits)} and {shape(target)}")
+    expected = "logits (b,k,*spatial) and class ids (b,1,*spatial)"
+    expected = f"logits and target of the same shape {axes[kind]}" if kind in axes else expected
+    require(fits, "metrics", expected, f"{shape(logits)} and {shape(target)}")
     invalid: Tensor | int = 0
     if valid is not None:
-        require(tuple(valid.shape) == one, "metrics", f"a valid mask {'x'.join(map(str, one))}", shape(valid))
+        expected = f"a valid mask of shape {'x'.join(map(str, one_channel))}"
+        require(tuple(valid.shape) == one_channel, "metrics", expected, shape(valid))
         invalid = (~valid).flatten(1).sum(1).repeat_interleave(logits.shape[1])
     values = logits if logits.dtype == torch.float64 else logits.float()
     if kind == "multiclass":
-        numbers = torch.arange(logits.shape[1], device=logits.device).view(1, -1, *[1] * (logits.dim() - 2))
-        predicted, truth = values.argmax(1, keepdim=True) == numbers, target == numbers
-        counted = True if valid is None else valid
-        probability = values.softmax(1).nan_to_num(0) * counted
-        return Decisions(by_class(predicted & counted), by_class(truth & counted), by_class(probability), None, invalid)
+        ids = torch.arange(logits.shape[1], device=logits.device).view(1, -1, *[1] * (logits.dim() - 2))
+        predicted, truth = values.argmax(1, keepdim=True) == ids, target == ids
+        mask = True if valid is None else valid
+        probability = values.softmax(1).nan_to_num(0) * mask
+        return Decisions(by_class(predicted & mask), by_class(truth & mask), by_class(probability), None, invalid)
     if valid is not None:  # invalid pixels become certain background
         values, target = values.masked_fill(~valid, -math.inf), target.masked_fill(~valid, 0)
     truth = by_class(target >= 0.5 if target.is_floating_point() else target.bool())
     values = by_class(values)
     if isinstance(threshold, float | int):
         return Decisions(values >= logit(threshold), truth, values.sigmoid(), values, invalid)
-    edges = values.new_tensor([logit(one) for one in threshold]).repeat(len(logits))
+    edges = values.new_tensor([logit(value) for value in threshold]).repeat(len(logits))
     return Decisions(values >= edges[:, None, None], truth, values.sigmoid(), values, invalid)
 
 
@@ -109,23 +111,23 @@ def scores(counts: Counts, empty: str = "correct") -> dict[str, PerImage]:
     """
     require(empty in EMPTY, "metrics: empty", " or ".join(EMPTY), empty)
     tp, fp, fn, tn, foreground, background = counts
-    found, true, false = tp + fp, tp + fn, fp + tn
-    shares = {
+    predicted, true, false = tp + fp, tp + fn, fp + tn
+    fractions = {
         "iou": (tp, true + fp),
-        "dice": (2 * tp, true + found),
-        "f2": (5 * tp, 4 * true + found),
+        "dice": (2 * tp, true + predicted),
+        "f2": (5 * tp, 4 * true + predicted),
         "accuracy": (tp + tn, true + false),
-        "precision": (tp, found),
+        "precision": (tp, predicted),
         "recall": (tp, true),
         "specificity": (tn, false),
         "foreground_confidence": (foreground, true),
         "background_confidence": (background, false),
     }
-    above, below = (torch.stack(column) for column in zip(*shares.values(), strict=True))
-    table = above / below
+    numerators, denominators = (torch.stack(column) for column in zip(*fractions.values(), strict=True))
+    table = numerators / denominators
     overlap = table[:3]  # 0 / 0 exactly where nothing is true and nothing predicted
     table[:3] = overlap.nan_to_num(1.0) if empty == "correct" else overlap.masked_fill(true == 0, math.nan)
-    return dict(zip(shares, table, strict=True))
+    return dict(zip(fractions, table, strict=True))
 
 
 def count(found: Decisions) -> Counts:
@@ -140,12 +142,12 @@ def count(found: Decisions) -> Counts:
     size = truth.shape[1] * truth.shape[2]
     # exact: each row in floats (fewer than 2^24 pixels; needs no copy to int64), then the sum of the rows in int64
     p, t, tp = (x.sum(-1).long().sum(-1) for x in (predicted, foreground, predicted * foreground))
-    right = foreground.mul_(probability)
-    confident = right.sum(-1).sum(-1)
+    on_true = foreground.mul_(probability)
+    foreground_sum = on_true.sum(-1).sum(-1)
     # pixel by pixel: if there is little background, the difference of two large sums has no digits left
-    doubtful = torch.sub(probability, right, out=right).sum(-1).sum(-1)
-    certain = (size - t - invalid - doubtful).clamp(min=0)
-    return Counts(tp, p - tp, t - tp, size - p - t + tp - invalid, confident, certain)
+    on_rest = torch.sub(probability, on_true, out=on_true).sum(-1).sum(-1)
+    background_sum = (size - t - invalid - on_rest).clamp(min=0)
+    return Counts(tp, p - tp, t - tp, size - p - t + tp - invalid, foreground_sum, background_sum)
 
 
 @torch.no_grad()

@@ -37,21 +37,22 @@ def object_scores(predicted: NDArray, true: NDArray) -> dict[str, float]:
     (lesion-wise, as in BraTS 2023, not dilated): each true object is compared with the union of all predicted objects
     that overlap it; a predicted object that overlaps none scores 0. Both are 1 if there are no objects in either map.
     """
-    require(predicted.shape == true.shape, "objects", "two maps of one (h,w)", f"{predicted.shape} and {true.shape}")
+    shapes = f"{predicted.shape} and {true.shape}"
+    require(predicted.shape == true.shape, "objects", "two maps of the same shape (h,w)", shapes)
     p, t = int(predicted.max(initial=0)), int(true.max(initial=0))
     size_p, size_t = (np.bincount(x.reshape(-1), minlength=n + 1) for x, n in ((predicted, p), (true, t)))
     # only overlapping pairs: a table of all pairs would take gigabytes if noise is predicted among many objects
-    both = (predicted > 0) & (true > 0)
-    pair, inner = np.unique(predicted[both].astype(np.int64) * (t + 1) + true[both], return_counts=True)
+    overlap = (predicted > 0) & (true > 0)
+    pair, common = np.unique(predicted[overlap].astype(np.int64) * (t + 1) + true[overlap], return_counts=True)
     i, j = np.divmod(pair, t + 1)  # predicted and true number of each pair
-    best = np.zeros(t + 1)
-    np.maximum.at(best, j, inner / (size_p[i] + size_t[j] - inner))
-    found = (best[:, None] > THRESHOLDS).sum(0)
+    best_iou = np.zeros(t + 1)
+    np.maximum.at(best_iou, j, common / (size_p[i] + size_t[j] - common))
+    found = (best_iou[:, None] > THRESHOLDS).sum(0)
     # tp + fn = true and tp + fp = predicted, so 5 tp + 4 fn + fp = 4 true + predicted
     f2 = float(np.mean(5 * found / (4 * t + p))) if t + p else 1.0
-    inside, touching = np.bincount(j, inner, t + 1)[1:], np.bincount(j, size_p[i], t + 1)[1:]
-    dice, alone = 2 * inside / (size_t[1:] + touching), p - len(np.unique(i))
-    scores = {"object_f2": f2, "object_dice": float(dice.sum() / (t + alone)) if t + alone else 1.0}
+    matched, touching = np.bincount(j, common, t + 1)[1:], np.bincount(j, size_p[i], t + 1)[1:]
+    dice, unmatched = 2 * matched / (size_t[1:] + touching), p - len(np.unique(i))
+    scores = {"object_f2": f2, "object_dice": float(dice.sum() / (t + unmatched)) if t + unmatched else 1.0}
     return scores | {"objects": float(t), "objects_predicted": float(p), "objects_found": float(found[0])}
 
 
@@ -72,11 +73,13 @@ def surface_distances(pred_mask: NDArray, true_mask: NDArray, tolerance: float =
     mean over the distances of both directions. Both are NaN if either mask is empty. NSD is the fraction of both
     outlines within `tolerance` of the other (Nikolov et al. 2021): 0 if one mask is empty, NaN if both are.
     """
-    require(pred_mask.shape == true_mask.shape and pred_mask.ndim == 2, "surface_distances", "two masks of one (h,w)")
+    fits = pred_mask.shape == true_mask.shape and pred_mask.ndim == 2
+    shapes = f"{pred_mask.shape} and {true_mask.shape}"
+    require(fits, "surface_distances", "two masks of the same shape (h,w)", shapes)
     masks = [np.ascontiguousarray(mask, dtype=bool).view(np.uint8) for mask in (pred_mask, true_mask)]  # for OpenCV
-    seen = [bool(mask.any()) for mask in masks]
-    if not all(seen):
-        return SurfaceScores(math.nan, math.nan, 0.0 if any(seen) else math.nan)
+    has_foreground = [bool(mask.any()) for mask in masks]
+    if not all(has_foreground):
+        return SurfaceScores(math.nan, math.nan, 0.0 if any(has_foreground) else math.nan)
     left, top, width, height = cv2.boundingRect(masks[0] | masks[1])  # no pixel outside can be nearest
     pred, true = (outline(mask[top : top + height, left : left + width]) for mask in masks)
     # distance from each pixel of one outline to the nearest pixel of the other
@@ -100,6 +103,6 @@ def shape_scores(found: NDArray, true: NDArray, numbers: NDArray | None = None) 
     if numbers is None:
         objects = components(true)
     else:  # renumbered without gaps, because every number up to the largest counts as an object
-        kept = np.where(true, numbers, 0)
-        objects = np.searchsorted(np.unique(np.append(kept, 0)), kept)
+        numbered = np.where(true, numbers, 0)
+        objects = np.searchsorted(np.unique(np.append(numbered, 0)), numbered)
     return surface_distances(found, true)._asdict() | object_scores(components(found), objects)

@@ -1,4 +1,4 @@
-"""Scores of a data set, averaged over images and pooled over all pixels, as one torchmetrics Metric."""
+"""Scores of a dataset, averaged over images and pooled over all pixels, as one torchmetrics Metric."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from seglab.metrics.counts import EMPTY, FIXED, Counts, count, decide, logit, sc
 
 
 class SegmentationMetrics(Metric):
-    """Overlap, rates and confidence of a data set, from one pass over the logits of each batch.
+    """Overlap, rates and confidence of a dataset, from one pass over the logits of each batch.
 
     `compute()` returns each score of `scores` as the mean over the images where it is defined and, with the suffix
     `_pooled`, from the counts summed over all pixels; `image_accuracy` and `image_recall` score whether an image has
@@ -63,9 +63,9 @@ class SegmentationMetrics(Metric):
         return rows.unflatten(0, (-1, self.task.channels))
 
     def compute(self) -> dict[str, Tensor]:
-        """Return every score of the data set as a scalar tensor."""
-        none = torch.zeros(0, self.task.channels, 6, dtype=torch.int64, device=self.device)
-        rows = dim_zero_cat(self.counted) if len(self.counted) else none  # len: with several processes it is a tensor
+        """Return every score of the dataset as a scalar tensor."""
+        no_rows = torch.zeros(0, self.task.channels, 6, dtype=torch.int64, device=self.device)
+        rows = dim_zero_cat(self.counted) if len(self.counted) else no_rows  # len: a tensor with several processes
         pixels, place = rows[:, 0, :4].sum(1), None
         if len(self.images):
             numbers, place = dim_zero_cat(self.images).unique(return_inverse=True)  # tiles may be in other processes
@@ -75,16 +75,17 @@ class SegmentationMetrics(Metric):
         table = torch.stack(list(of_images.values()))
         means = dict(zip(of_images, to_fixed(table).sum(1) / table.isfinite().sum(1) / FIXED, strict=True))
         # A class without pixels would score 1 while none are predicted, and so decide which checkpoint is the best.
-        some = bool((total.tp + total.fn)[list(self.task.scored)].any())
-        pooled = scores(total, "skip" if some else self.empty)
-        each = means | {f"{name}_pooled": value for name, value in pooled.items()}
-        true, found = images.tp + images.fn > 0, images.tp + images.fp > 0  # whether an image has any foreground
-        each["image_accuracy"] = (true == found).sum(0) / len(true)
-        each["image_recall"] = (true & found).sum(0) / true.sum(0)
+        any_foreground = bool((total.tp + total.fn)[list(self.task.scored)].any())
+        pooled = scores(total, "skip" if any_foreground else self.empty)
+        by_class = means | {f"{name}_pooled": value for name, value in pooled.items()}
+        true, predicted = images.tp + images.fn > 0, images.tp + images.fp > 0  # whether an image has any foreground
+        by_class["image_accuracy"] = (true == predicted).sum(0) / len(true)
+        by_class["image_recall"] = (true & predicted).sum(0) / true.sum(0)
         result = {"loss": mean_loss(dim_zero_cat(self.losses), pixels, place)} if len(self.losses) else {}
-        result |= {name: values[list(self.task.scored)].nanmean() for name, values in each.items()}
+        result |= {name: values[list(self.task.scored)].nanmean() for name, values in by_class.items()}
         if self.task.channels > 1:
-            result |= {f"{name}/{one}": v[k] for name, v in each.items() for k, one in enumerate(self.task.classes)}
+            classes = list(enumerate(self.task.classes))
+            result |= {f"{name}/{class_}": v[k] for name, v in by_class.items() for k, class_ in classes}
         return result
 
 

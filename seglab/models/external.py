@@ -22,17 +22,22 @@ class External(nn.Module):
 
     def forward(self, image: Image) -> Logits:
         """Return the logits (b, classes, h, w) of images (b, c, h, w)."""
-        found: Any = self.module(image)
+        logits: Any = self.module(image)
         if self.output is not None:
             try:
-                found = found[self.output]
-            except (KeyError, IndexError, TypeError) as error:
-                got = ", ".join(found) if isinstance(found, dict) else type(found).__name__
-                require(False, "model: output", f"what its module returns, with {self.output!r}", got, str(error))
-        remedy = "name the one with model.output=KEY" if isinstance(found, dict | tuple | list) else ""
-        got = ", ".join(found) if isinstance(found, dict) else type(found).__name__
-        require(isinstance(found, Tensor), "model: module", "logits as a tensor", got, remedy)
-        require(found.ndim == 4, "model: module", "logits (b, classes, h, w)", tuple(found.shape))
-        if found.shape[2:] != image.shape[2:]:
-            found = interpolate(found, image.shape[2:], mode="bilinear")
-        return found
+                logits = logits[self.output]
+            except (KeyError, IndexError, TypeError):
+                expected = f"its module to return an output with the key or index {self.output!r}"
+                remedy = "set model.output to another key or index, or to null"
+                require(False, "model: output", expected, _contents(logits), remedy)
+        remedy = "select the logits with model.output=KEY" if isinstance(logits, dict | tuple | list) else ""
+        require(isinstance(logits, Tensor), "model: module", "a tensor of logits", _contents(logits), remedy)
+        require(logits.ndim == 4, "model: module", "logits (b, classes, h, w)", tuple(logits.shape))
+        if logits.shape[2:] != image.shape[2:]:
+            logits = interpolate(logits, image.shape[2:], mode="bilinear")
+        return logits
+
+
+def _contents(output: Any) -> str:
+    """Return the keys of a dictionary, or the type of any other output."""
+    return ", ".join(output) if isinstance(output, dict) else type(output).__name__

@@ -37,9 +37,9 @@ class FCN(nn.Module):
         out_channels: int = 1,
     ) -> None:
         super().__init__()
-        require(in_channels > 0 and base > 0, "model", "in_channels and base of at least 1", (in_channels, base))
-        known = ("mixed", "resize", "transpose", "bilinear")
-        require(upsample in known, "model: upsample", " or ".join(known), upsample)
+        require(in_channels > 0 and base > 0, "model", "in_channels and base to be at least 1", (in_channels, base))
+        methods = ("mixed", "resize", "transpose", "bilinear")
+        require(upsample in methods, "model: upsample", " or ".join(methods), upsample)
         self.in_channels = in_channels
         widths = [base * 2**level for level in range(5)]
         self.down = nn.ModuleList(block(i, o, norm) for i, o in pairwise([in_channels, *widths]))

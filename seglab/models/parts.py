@@ -18,8 +18,8 @@ def check_input(image: Tensor, channels: int, divisor: int, smallest: int) -> No
         require(False, "model", f"images (b,{channels},h,w)", shape, "set model.in_channels or dataset.channels")
     height, width = image.shape[2:]
     if height % divisor or width % divisor or min(height, width) < smallest:
-        near = [max(round(side / divisor) * divisor, smallest) for side in (height, width)]
-        size = near[0] if near[0] == near[1] else f"[{near[0]},{near[1]}]"
+        nearest = [max(round(side / divisor) * divisor, smallest) for side in (height, width)]
+        size = nearest[0] if nearest[0] == nearest[1] else f"[{nearest[0]},{nearest[1]}]"
         expected = f"a height and width of at least {smallest}, divisible by {divisor}"
         require(False, "model", expected, f"{height}x{width}", f"set dataset.size={size}")
 

@@ -43,24 +43,25 @@ class Smp(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         self.net: Any
-        more = dict(options or {})
+        extra = dict(options or {})
         if encoder_weights is None or not encoder_weights.endswith(FILES):
-            self.net = create(arch, encoder_name, encoder_weights, in_channels, more, out_channels)
+            self.net = create(arch, encoder_name, encoder_weights, in_channels, extra, out_channels)
         else:
             state = read_weights(Path(encoder_weights), "model.encoder_weights")
-            self.net = create(arch, encoder_name, None, 3, more, out_channels)  # `fill` changes the 3 channels
+            self.net = create(arch, encoder_name, None, 3, extra, out_channels)  # `fill` changes the 3 channels
             fill(self.net.encoder, state, in_channels, encoder_weights)
         convolutions = [m for m in self.net.segmentation_head.modules() if isinstance(m, nn.Conv2d)]
         set_prior(convolutions[-1], prior)
         self.step = self.net.encoder.output_stride if self.net.requires_divisible_input_shape else 1
-        remedy = "take an encoder of patch 16, such as tu-vit_small_patch16_dinov3 with model.arch=dpt"
+        remedy = "use an encoder with patch size 16, such as tu-vit_small_patch16_dinov3 with model.arch=dpt"
         doubles = self.step.bit_count() == 1  # the decoders double the size of their maps
-        require(doubles, "model: encoder_name", "a stride of 8, 16 or 32", f"{encoder_name} with {self.step}", remedy)
+        expected = "an encoder with a stride of 8, 16 or 32"
+        require(doubles, "model: encoder_name", expected, f"{encoder_name} with {self.step}", remedy)
         self.smallest = 128 if arch.lower() == "pan" else 32  # PAN halves its smallest map three times more
         self.grown: list[Tensor] = []
-        known = not deep_supervision or arch.lower() in ("unet", "manet")
-        require(known, "model: deep_supervision", "arch as unet or manet", arch)
-        decoder = more.get("decoder_channels", (256, 128, 64, 32, 16))  # the library's default, the coarsest first
+        supported = not deep_supervision or arch.lower() in ("unet", "manet")
+        require(supported, "model: deep_supervision", "arch to be unet or manet", arch)
+        decoder = extra.get("decoder_channels", (256, 128, 64, 32, 16))  # the library's default, the coarsest first
         widths = decoder[-2:0:-1] if deep_supervision else ()  # without the finest (the main output) and the coarsest
         self.heads = scale_heads(widths, out_channels, prior)
         for block in self.net.decoder.blocks if deep_supervision else ():
@@ -93,20 +94,20 @@ def create(arch: str, encoder: str, weights: str | None, in_channels: int, optio
     try:
         return smp.create_model(arch, encoder, weights, in_channels, classes, **options)
     except OSError as error:
-        expected = f"the hub's weights {weights} of {encoder}, in its cache or over the network"
-        remedy = "connect, or set model.encoder_weights to a local file or null"
+        expected = f"weights {weights} of {encoder} from the hub or its local cache"
+        remedy = "check the network connection, or set model.encoder_weights to a local file or null"
         require(False, "model", expected, f"none ({type(error).__name__})", remedy)
         raise
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        expected = "an arch, encoder, weights and options that go together"
+        expected = "compatible arch, encoder, weights and options"
         require(False, "model", expected, f"{arch} with {encoder}", str(error))
         raise
 
 
 def require_known(option: str, name: str, names: list[str]) -> None:
     """Raise ContractError for a name that the library does not have, suggesting the nearest names that it has."""
-    near = difflib.get_close_matches(name, names, n=5, cutoff=0.3) or names[:12]
-    require(name in names, f"model: {option}", f"a name such as {', '.join(near)}", name)
+    suggestions = difflib.get_close_matches(name, names, n=5, cutoff=0.3) or names[:12]
+    require(name in names, f"model: {option}", f"a name such as {', '.join(suggestions)}", name)
 
 
 def fill(encoder: Any, state: dict[str, Tensor], in_channels: int, source: str) -> None:
@@ -116,16 +117,16 @@ def fill(encoder: Any, state: dict[str, Tensor], in_channels: int, source: str) 
     prefixes = {name.removesuffix(wanted[0]) for name in state if name.endswith(wanted[0])}  # blocks have a conv1 too
     prefix = max(prefixes, key=lambda p: sum(p + name in state for name in wanted), default="")
     missing = [name for name in wanted if prefix + name not in state]
-    expected = f"the {len(wanted)} weights of this encoder"
-    absent = f"{len(missing)} missing, the first being {missing[0]}" if missing else None
-    require(not missing, f"model: {source}", expected, absent, "set model.encoder_name to the one that it was made for")
-    chosen = {name: state[prefix + name] for name in wanted}
-    first = next(value.shape[1] for value in chosen.values() if value.dim() == 4)
-    if first == in_channels:  # the file's first layer fits as it is
+    expected = f"all {len(wanted)} weights of the encoder"
+    got = f"a file without {len(missing)} of them, the first being {missing[0]}" if missing else None
+    require(not missing, f"model: {source}", expected, got, "set model.encoder_name to the encoder of the file")
+    encoder_state = {name: state[prefix + name] for name in wanted}
+    channels = next(value.shape[1] for value in encoder_state.values() if value.dim() == 4)  # of the first layer
+    if channels == in_channels:  # the file's first layer fits as it is
         encoder.set_in_channels(in_channels, pretrained=False)
     try:
-        encoder.load_state_dict(chosen, strict=False)
+        encoder.load_state_dict(encoder_state, strict=False)
     except RuntimeError as error:
-        require(False, f"model: {source}", expected, "other shapes", str(error).splitlines()[-1].strip())
-    if first != in_channels:
+        require(False, f"model: {source}", expected, "weights of other shapes", str(error).splitlines()[-1].strip())
+    if channels != in_channels:
         encoder.set_in_channels(in_channels, pretrained=True)  # sums or repeats the weights of the color channels

@@ -42,7 +42,7 @@ class UNet(nn.Module):
         deep_supervision: bool = False,
     ) -> None:
         super().__init__()
-        require(in_channels > 0 and base > 0, "model", "in_channels and base of at least 1", (in_channels, base))
+        require(in_channels > 0 and base > 0, "model", "in_channels and base to be at least 1", (in_channels, base))
         require(depth > 0, "model: depth", "at least 1", depth)
         require(padding in ("same", "valid"), "model: padding", "same or valid", padding)
         self.in_channels, self.depth, self.padding = in_channels, depth, padding
@@ -55,7 +55,8 @@ class UNet(nn.Module):
         initialise(self.last)
         set_prior(self.last, prior)
         fits = not deep_supervision or (depth > 2 and padding == "same")
-        require(fits, "model: deep_supervision", "depth of at least 3 and padding=same", f"{depth} and {padding}")
+        got = f"depth={depth} and padding={padding}"
+        require(fits, "model: deep_supervision", "a depth of at least 3 and padding=same", got)
         coarse = widths[1 : depth - 1] if deep_supervision else []
         self.heads = scale_heads(coarse, out_channels, prior)  # drawn last: the other weights are the same without them
 
@@ -71,7 +72,7 @@ class UNet(nn.Module):
         left, right = self.context(width)
         if bottom >= height or right >= width:  # reflection does not repeat the border pixel: at most size - 1
             least = next(size for size in count(1) if self.context(size)[1] < size)
-            expected = f"a height and width of at least {least} around which to mirror context"
+            expected = f"a height and width of at least {least}, to mirror the context around the image"
             require(False, "model", expected, f"{height}x{width}", f"set dataset.size={least} or model.padding=same")
         (logits,) = self.inner(F.pad(image, (left, right, top, bottom), mode="reflect"))
         return crop(logits, height, width)

@@ -231,7 +231,9 @@ def test_a_hub_folder_opens_like_the_run_and_tells_nothing_of_the_machine(config
     [there], [here] = Run(hub).predict([image]), Run(run).predict([image])
     np.testing.assert_array_equal(there, here)
     assert (Run(hub).best, Run(run).best) == (hub / "model.safetensors", run / "checkpoints/best.ckpt")
-    with pytest.raises(ContractError, match=r"metrics\.csv as it was written, got none; it was exported; open the run"):
+    with pytest.raises(
+        ContractError, match=r"metrics\.csv as it was written, got no file; this is an exported copy; open"
+    ):
         _ = Run(hub).history
     card = (hub / "README.md").read_text()
     assert f"| iou | {open_run(run).outcome['metrics']['test/iou']:.4g} |" in card

@@ -67,7 +67,7 @@ def test_a_run_of_version_1_is_one_sentence_and_left_out_beside_others(trained_s
     facts = facts_of(tmp_path / "bce")
     del facts["overrides"], facts["versions"]["seglab"]
     write_json(tmp_path / "bce/run.json", facts)
-    said = "one made by seglab 1, whose runs this version does not open; init_from=RUN/checkpoints/best.ckpt takes its "
+    said = "one made by seglab 1, whose runs this version cannot open; init_from=RUN/checkpoints/best.ckpt loads its "
     for refused in (open_run, open_runs, lambda folder: Run(folder).outcome("another", str)):
         with pytest.raises(ContractError, match=said):
             refused(tmp_path / "bce")

@@ -152,7 +152,7 @@ def test_confidences_have_digits_where_only_a_few_pixels_are_background(right):
 
 
 def test_shapes_that_do_not_fit_are_one_sentence():
-    words = r"metrics: expected logits and target of one shape \(b,1,\*spatial\), got 2x"
+    words = r"metrics: expected logits and target of the same shape \(b,1,\*spatial\), got 2x"
     for logits, target in (((2, 1, 4, 4), (2, 4, 4)), ((2, 3, 4, 4), (2, 3, 4, 4)), ((2, 1), (2, 1))):
         with pytest.raises(ContractError, match=words):
             counts(torch.zeros(logits), torch.zeros(target))

@@ -43,7 +43,7 @@ def test_a_box_moved_by_three_pixels_and_two_lone_pixels_lie_as_far_apart_as_a_r
     assert surface_distances(box(32, 8, 8, 10, 10), box(32, 8, 11, 10, 10)).hd95 == 3.0
     assert surface_distances(box(16, 2, 2, 1, 1), box(16, 5, 6, 1, 1), tolerance=5) == (5.0, 5.0, 1.0)
     assert surface_distances(blob(0), blob(0).astype(np.float32)) == (0.0, 0.0, 1.0)
-    with pytest.raises(ContractError, match=r"two masks of one \(h,w\)"):
+    with pytest.raises(ContractError, match=r"two masks of the same shape \(h,w\), got "):
         surface_distances(np.ones((4, 4)), np.ones((4, 5)))
 
 

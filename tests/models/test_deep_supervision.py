@@ -44,9 +44,9 @@ def test_scales_halve_in_training_and_the_finest_is_that_of_the_net_without(kind
 @pytest.mark.parametrize(
     ("kind", "options", "sentence"),
     [
-        (UNet, {"depth": 2}, "model: deep_supervision: expected depth of at least 3 and padding=same, got 2 and same"),
-        (UNet, {"padding": "valid"}, "got 4 and valid"),
-        (Smp, SMP | {"arch": "FPN"}, "expected arch as unet or manet, got FPN"),
+        (UNet, {"depth": 2}, "a depth of at least 3 and padding=same, got depth=2 and padding=same"),
+        (UNet, {"padding": "valid"}, "got depth=4 and padding=valid"),
+        (Smp, SMP | {"arch": "FPN"}, "expected arch to be unet or manet, got FPN"),
     ],
 )
 def test_nets_without_scales_are_refused(kind, options, sentence):

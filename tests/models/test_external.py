@@ -30,8 +30,8 @@ def test_the_named_output_is_resized_to_the_image(kind, output):
 @pytest.mark.parametrize(
     ("module", "output", "said"),
     [
-        (Several(dict), None, "model: module: expected logits as a tensor, got aux, out; name .* model.output=KEY"),
-        (Several(dict), "logits", "model: output: expected .* 'logits', got aux, out"),
+        (Several(dict), None, "model: module: expected a tensor of logits, got aux, out; select .* model.output=KEY"),
+        (Several(dict), "logits", "model: output: expected .* 'logits', got aux, out; set model.output to"),
         (nn.Flatten(2), None, r"model: module: expected logits \(b, classes, h, w\), got \(1, 3, 64\)"),
         (Several(tuple), 7, "model: output: expected .* 7, got tuple"),
     ],

@@ -21,7 +21,9 @@ def test_a_transformer_of_timm_gives_one_logit_per_pixel():
 
 
 def test_an_encoder_of_patch_14_is_refused_in_one_sentence():
-    with pytest.raises(ContractError, match=r"encoder_name: expected a stride of 8, 16 or 32, got .* with 14; take"):
+    with pytest.raises(
+        ContractError, match=r"encoder_name: expected an encoder with a stride of 8, 16 or 32, got .* with 14; use"
+    ):
         Smp(3, arch="dpt", encoder_name="tu-vit_small_patch14_dinov2", options={"dynamic_img_size": True})
 
 
@@ -68,7 +70,10 @@ def test_a_file_that_is_absent_broken_or_of_another_encoder_is_one_sentence(tmp_
     with pytest.raises(ContractError, match="expected a file of weights"):
         Smp(3, encoder_weights=str(tmp_path / "text.pth"))
     torch.save(Smp(3, encoder_name="resnet18").state_dict(), tmp_path / "resnet18.pth")
-    for other, fault in (("resnet34", "missing, the first being layer1.2.conv1.weight"), ("mobilenet_v2", "missing")):
+    for other, fault in (
+        ("resnet34", "without 80 of them, the first being layer1.2.conv1.weight"),
+        ("mobilenet_v2", "without .* of them"),
+    ):
         with pytest.raises(ContractError, match=fault):
             Smp(3, encoder_name=other, encoder_weights=str(tmp_path / "resnet18.pth"))
 
@@ -77,7 +82,7 @@ def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, tmp_path):
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ContractError, match=r"hub's weights imagenet of resnet18.*local file or null"):
+    with pytest.raises(ContractError, match=r"expected weights imagenet of resnet18 from the hub.*local file or null"):
         Smp(3, encoder_name="resnet18", encoder_weights="imagenet")
 
 
@@ -86,7 +91,7 @@ def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, tmp_path):
     [
         ({"arch": "unett"}, "arch: expected a name such as unet, .*, got unett"),
         ({"encoder_name": "resnet35"}, "encoder_name: expected a name such as resnet.*resnet34.*, got resnet35"),
-        ({"encoder_name": "tu-nonsense"}, "go together.*nonsense"),
+        ({"encoder_name": "tu-nonsense"}, "compatible arch, .*nonsense"),
         ({"options": {"decoder_attention": 1}}, "options: expected a name such as decoder_attention_type"),
     ],
 )

@@ -64,7 +64,7 @@ def test_valid_logits_follow_the_image_when_it_shifts_by_the_stride():
 
 def test_an_image_smaller_than_its_context_is_refused_with_the_size_that_works():
     net = UNet(1, base=2, depth=4, padding="valid")
-    with pytest.raises(ContractError, match=r"at least (\d+) .*, got 64x64; set dataset.size=\1 ") as caught:
+    with pytest.raises(ContractError, match=r"at least (\d+), .*, got 64x64; set dataset.size=\1 ") as caught:
         net(torch.zeros(1, 1, 64, 64))
     least = int(str(caught.value).split("dataset.size=")[1].split()[0])
     assert net.eval()(torch.zeros(1, 1, least, least)).shape == (1, 1, least, least)

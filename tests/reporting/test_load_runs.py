@@ -69,7 +69,7 @@ RUN, IMAGES = "run.json", "per_image.csv"
         (RUN, {"status": "failed", "error": {"kind": "ContractError", "message": "a: b", "traceback": None}}, "a: b"),
         (RUN, {"status": "running"}, "interrupted; run it again to resume"),  # its process has died
         (RUN, {"status": "interrupted"}, "interrupted; run it again to resume"),
-        (RUN, {"data": {"task": {"kind": "regression"}}}, "expected kind as one of"),
+        (RUN, {"data": {"task": {"kind": "regression"}}}, "expected kind to be one of"),
         (RUN, {"data": {"task": {"kind": "binary", "unit": "mm"}}}, "Task.__init__() got an unexpected"),
         (RUN, '{"name": "truncated', "run.json cannot be read"),
         (RUN, "[1, 2]", "run.json is not that of a training run"),
@@ -97,7 +97,7 @@ def test_a_run_of_version_1_is_left_out_by_that_name_and_no_verdict_waits_for_it
     change(own / "bce_s1", status="interrupted", versions={"torch": "2.15.0"})
     change(own / "bce_s2", versions={"torch": "2.15.0"})
     sweep = collect([own])
-    problem = "made by seglab 1, whose runs this version does not open; init_from=RUN/checkpoints/best.ckpt takes its "
+    problem = "made by seglab 1, whose runs this version cannot open; init_from=RUN/checkpoints/best.ckpt loads its "
     assert sweep.reasons == f"2 {problem}weights"
     assert sweep.waiting == []
     assert sweep.used["name"].tolist() == ["dice_s1", "dice_s2"]
