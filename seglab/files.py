@@ -77,9 +77,9 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _tidying:
         tidy(path.parent.absolute())
-    start = path.stem[:40]  # the whole stem of a long name would exceed the file system's limit of 255 bytes
+    stem = path.stem[:40]  # the whole stem of a long name would exceed the file system's limit of 255 bytes
     writer = f"{_host()}-{os.getpid()}-{threading.get_ident()}"
-    partial = path.with_name(f".{start}.{writer}.partial{path.suffix}")
+    partial = path.with_name(f".{stem}.{writer}.partial{path.suffix}")
     try:
         yield partial
         with partial.open("rb+") as written:

@@ -130,8 +130,8 @@ class Extreme(torch.autograd.Function):
         lines = [extreme_of_line(x, dim, ctx.least) for dim in ctx.dims]
         hits = [1 - differs(line, out) for line in lines]  # 1 for each dimension that has the extreme
         total = reduce(torch.add, hits)
-        each = zip(hits, lines, ctx.dims, strict=True)
-        slopes = [gradient_of_line(grad * (hit / total), x, line, dim) for hit, line, dim in each]
+        by_dim = zip(hits, lines, ctx.dims, strict=True)
+        slopes = [gradient_of_line(grad * (hit / total), x, line, dim) for hit, line, dim in by_dim]
         return reduce(torch.add, slopes), None, None
 
 

@@ -84,9 +84,9 @@ def surface_distances(pred_mask: NDArray, true_mask: NDArray, tolerance: float =
     pred, true = (outline(mask[top : top + height, left : left + width]) for mask in masks)
     # distance from each pixel of one outline to the nearest pixel of the other
     directed = distance_to_zero((~true).view(np.uint8), pred), distance_to_zero((~pred).view(np.uint8), true)
-    both = np.concatenate(directed)
+    distances = np.concatenate(directed)
     hd95 = max(float(np.percentile(d, 95)) for d in directed)
-    return SurfaceScores(hd95, float(both.mean()), float((both <= tolerance).mean()))
+    return SurfaceScores(hd95, float(distances.mean()), float((distances <= tolerance).mean()))
 
 
 def outline(mask: NDArray) -> NDArray:

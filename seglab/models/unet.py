@@ -71,9 +71,9 @@ class UNet(nn.Module):
         top, bottom = self.context(height)
         left, right = self.context(width)
         if bottom >= height or right >= width:  # reflection does not repeat the border pixel: at most size - 1
-            least = next(size for size in count(1) if self.context(size)[1] < size)
-            expected = f"a height and width of at least {least}, to mirror the context around the image"
-            require(False, "model", expected, f"{height}x{width}", f"set dataset.size={least} or model.padding=same")
+            smallest = next(size for size in count(1) if self.context(size)[1] < size)
+            expected = f"a height and width of at least {smallest}, to mirror the context around the image"
+            require(False, "model", expected, f"{height}x{width}", f"set dataset.size={smallest} or model.padding=same")
         (logits,) = self.inner(F.pad(image, (left, right, top, bottom), mode="reflect"))
         return crop(logits, height, width)
 
