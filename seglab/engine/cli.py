@@ -49,7 +49,7 @@ EXTRAS |= {"nibabel": "nifti", "pycocotools": "coco", "optuna": "search"}
 EXTRAS |= {name: name for name in ("wandb", "mlflow", "trackio")}
 """The extra that installs an optional package, by the name of the package."""
 
-WRITES_TO = dict.fromkeys(("report", "predict", "export"), "output=DIR") | {"evaluate": "that of a copy of the run"}
+WRITES_TO = dict.fromkeys(("report", "predict", "export"), "output=DIR") | {"evaluate": "a copy of the run"}
 """How to make a command write elsewhere, for commands whose output folder is not set by hydra.run.dir."""
 
 
@@ -63,10 +63,10 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
     def decorate(function: Callable[[DictConfig, Path], Any]) -> Callable[[], None]:
         @functools.wraps(function)
         def job(cfg: DictConfig) -> Any:
-            began.append(name)
+            started.append(name)
             return _run_job(function, cfg, name, failed)
 
-        began, failed = list[str](), list[Path]()
+        started, failed = list[str](), list[Path]()
         hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
 
         def main() -> None:
@@ -77,15 +77,15 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                     sys.stdout.flush()
                     os._exit(0)
                 return
-            sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
-            sys.argv[1:] = _arranged(sys.argv[1:], name)
+            sys.stdout, sys.stderr = sys.stdout or _null_stream(), sys.stderr or _null_stream()
+            sys.argv[1:] = _in_hydra_form(sys.argv[1:], name)
             for word in sys.argv[1:]:
-                if said := _missing_package(word, name) or wrong_choice(word, CONF):
-                    raise SystemExit(said)
+                if message := _missing_package(word, name) or wrong_choice(word, CONF):
+                    raise SystemExit(message)
             find_modules_of_the_user(sys.argv[1:])
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
             if sweeps and {"--cfg", "-c", "--info", "-i"} & set(sys.argv[1:]):
-                raise SystemExit("--cfg: expected one run, got a sweep; leave -m out")
+                raise SystemExit("--cfg: expected one run, got a sweep; remove -m")
             if sweeps and "hydra/launcher=slurm" in sys.argv[1:] and (got := _no_slurm()):
                 raise SystemExit(f"hydra/launcher: expected a SLURM cluster, got {got}")
             if sweeps and not current_sweep():  # the child process reaches this code again
@@ -97,7 +97,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                 end_with_parent(os.getppid(), signal.SIGKILL)
             # Spinning threads starve other processes: passive waiting took 36 s instead of 154 s beside a busy process
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-            with _exit_code_of_signals(), _one_sentence_for_errors(name, began), extras_named(name):
+            with _exit_code_of_signals(), _one_sentence_for_errors(name, started), extras_named(name):
                 hydra_main()
             if failed:
                 raise SystemExit(1)
@@ -110,13 +110,14 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
 def _no_slurm() -> str:
     """Return why SLURM does not accept jobs from this machine, and what to do; "" if it does."""
     if not (shutil.which("srun") and shutil.which("sinfo")):
-        return "none on this machine (no srun); start it where sbatch is known"
-    asked = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True)
-    said = (asked.stderr.strip() or "nothing").splitlines()[-1]
-    return f"one that does not answer ({said}); start it where sinfo lists partitions" if asked.returncode else ""
+        return "none on this machine (no srun); run the command where sbatch is available"
+    result = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True)
+    reason = (result.stderr.strip() or "no message").splitlines()[-1]
+    remedy = "run the command where sinfo lists partitions"
+    return f"one that does not respond ({reason}); {remedy}" if result.returncode else ""
 
 
-def _nowhere() -> TextIO:
+def _null_stream() -> TextIO:
     """Return a stream in place of a closed one (`2>&-`), so that no other file gets its descriptor number."""
     return open(os.devnull, "w")
 
@@ -130,11 +131,11 @@ def _run_job(function: Callable[[DictConfig, Path], Any], cfg: DictConfig, name:
         with exclusive_slot(), extras_named(name):
             return function(cfg, folder)
     except (ContractError, OmegaConfBaseException, OSError) as error:
-        said = sentence_of(error, name)
+        sentence = sentence_of(error, name)
         if HydraConfig.get().mode == RunMode.RUN:
-            raise SystemExit(said) from None
-        log.error("%s", said)  # immediately: a sweep may end much later
-        refuse(folder, error, said)
+            raise SystemExit(sentence) from None
+        log.error("%s", sentence)  # immediately: a sweep may end much later
+        refuse(folder, error, sentence)
         failed.append(folder)
         return float("nan")  # the sweeper would re-raise an error, with a traceback
     except (KeyboardInterrupt, SystemExit) as error:
@@ -156,19 +157,19 @@ def _is_override(word: str) -> bool:
     return word.startswith("~") or ("=" in word and not word.startswith("-"))
 
 
-def _arranged(words: list[str], command: str) -> list[str]:
+def _in_hydra_form(words: list[str], command: str) -> list[str]:
     """Return the words in Hydra's form: overrides after options, `~` replaced by the home folder, non-ASCII quoted.
 
     If an option is given twice, the last value is used; Hydra would merge two mappings.
     """
     if command == "evaluate":  # without dataset=NAME the group is empty; it changes the run's data
         words = [re.sub(r"^\+*(?=dataset\.)", "++", word) for word in words]
-    others = [word for word in words if not _is_override(word)]  # in order: a value must follow --config-dir
-    last = {word.partition("=")[0].lstrip("+"): word for word in words if _is_override(word)}
-    at_home = [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in (*others, *last.values())]
+    options = [word for word in words if not _is_override(word)]  # in order: a value must follow --config-dir
+    overrides = {word.partition("=")[0].lstrip("+"): word for word in words if _is_override(word)}
+    expanded = [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in (*options, *overrides.values())]
     # A non-ASCII value, which Hydra accepts only in quotes, but not a list, a mapping, a sweep or a quoted string
-    foreign = re.compile(r"""([^=\s]+=)(?=.*[^\x00-\x7f])([^,=\[\]{}()'"\\]+)""")
-    return [foreign.sub(r'\1"\2"', word) if foreign.fullmatch(word) else word for word in at_home]
+    non_ascii = re.compile(r"""([^=\s]+=)(?=.*[^\x00-\x7f])([^,=\[\]{}()'"\\]+)""")
+    return [non_ascii.sub(r'\1"\2"', word) if non_ascii.fullmatch(word) else word for word in expanded]
 
 
 @contextmanager
@@ -200,7 +201,7 @@ def _exit_code_of_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _one_sentence_for_errors(name: str, began: list[str]) -> Iterator[None]:
+def _one_sentence_for_errors(name: str, started: list[str]) -> Iterator[None]:
     """Print configuration errors as one sentence, without Hydra's additional lines (unless HYDRA_FULL_ERROR=1)."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         yield
@@ -212,11 +213,11 @@ def _one_sentence_for_errors(name: str, began: list[str]) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError | ContractError) and not isinstance(error, HydraException):
             raise SystemExit(sentence_of(error, name)) from None
-        if began and not isinstance(error, HydraException | OmegaConfBaseException):
+        if started and not isinstance(error, HydraException | OmegaConfBaseException):
             raise  # raised by a job: keep its traceback
         words = [word for word in sys.argv[1:] if _is_override(word)]  # composed again to find the wrong one
-        if places := [f"file://{Path(folder).absolute()}" for folder in _config_dirs(sys.argv[1:])]:
-            words.append(f"hydra.searchpath={json.dumps(places, ensure_ascii=False)}")  # quoted because of ä or (
+        if folders := [f"file://{Path(folder).absolute()}" for folder in _config_dirs(sys.argv[1:])]:
+            words.append(f"hydra.searchpath={json.dumps(folders, ensure_ascii=False)}")  # quoted because of ä or (
         raise SystemExit(explain(error, name, str(CONF), words)) from None
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
@@ -225,14 +226,14 @@ def _one_sentence_for_errors(name: str, began: list[str]) -> Iterator[None]:
 def sentence_of(error: Exception, command: str) -> str:
     """Return the sentence that reports a command's error to the user."""
     if isinstance(error, OSError) and error.strerror:
-        place = f"{error.filename}: " if error.filename else ""
-        place_of = WRITES_TO.get(command, "hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR")
-        other = f"name another folder ({place_of})"
-        remedies = {errno.EROFS: other, errno.EACCES: f"allow it, or {other}", errno.ENAMETOOLONG: "shorten its name"}
-        remedies |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room; the same command resumes")
-        remedies[errno.EFBIG] = "raise the limit (ulimit -f); the same command resumes"
-        remedy = remedies.get(error.errno or 0, "the same command resumes")
-        return f"{place}expected to read and write files, got {error.strerror}; {remedy}"
+        option = WRITES_TO.get(command, "hydra.run.dir=DIR, or hydra.sweep.dir=DIR for a sweep")
+        elsewhere, resume = f"choose another folder ({option})", "run the same command again to resume"
+        remedies = {errno.EROFS: elsewhere, errno.EACCES: f"change its permissions, or {elsewhere}"}
+        remedies |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"free some disk space, then {resume}")
+        remedies[errno.EFBIG] = f"raise the limit (ulimit -f), then {resume}"
+        remedies[errno.ENAMETOOLONG] = "use a shorter name"
+        who, remedy = error.filename or command, remedies.get(error.errno or 0, resume)
+        return f"{who}: expected a file that can be read and written, got {error.strerror}; {remedy}"
     if isinstance(error, OmegaConfBaseException):
         return first_line(error)
     return str(error).rpartition("seglab.contract.ContractError: ")[2].strip()  # follows a data worker's traceback
@@ -264,16 +265,16 @@ def extras_named(name: str) -> Iterator[None]:
 
 def _config_dirs(words: Sequence[str]) -> list[str]:
     """Return the configuration folders given on the command line."""
-    spelled = [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
-    return spelled + [word for flag, word in pairwise(words) if flag in ("--config-dir", "-cd")]
+    after_equals = [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
+    return after_equals + [word for flag, word in pairwise(words) if flag in ("--config-dir", "-cd")]
 
 
 def find_modules_of_the_user(words: Sequence[str]) -> None:
     """Make modules in this folder and in `--config-dir` importable, here and in child processes."""
     folders = [os.path.abspath(folder) for folder in (*_config_dirs(words), ".")]
     sys.path += [folder for folder in folders if folder not in sys.path]  # last, so that no file shadows a package
-    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys([*known, *folders])))
+    existing = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys([*existing, *folders])))
 
 
 def _in_parallel(hydra_node: Any) -> bool:

@@ -212,7 +212,7 @@ def test_a_study_that_may_only_be_read_is_finished_already_and_reported_elsewher
         assert "finished" in said
     assert run("train", ["-m", *SMALL, "loss=bce,dice", f"hydra.sweep.dir={disk}"], tmp_path)[1].count("refused: ") == 1
     said = run("report", [str(disk)], tmp_path)[1]
-    assert said.endswith("got Read-only file system; name another folder (output=DIR)\n")
+    assert said.endswith("got Read-only file system; choose another folder (output=DIR)\n")
     monkeypatch.chdir(disk)
     with _journal(passing=False) as journal:
         journal.touch()

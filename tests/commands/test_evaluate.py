@@ -263,7 +263,7 @@ def test_of_many_runs_those_that_cannot_be_measured_are_named_and_the_rest_conti
     with pytest.raises(ContractError, match="2 of 3 that cannot; see the warnings above"):
         call(configure, run.parent, *other(pairs), "rerun=true")
     assert "gray: model: expected images (b,1,h,w)" in caplog.text
-    assert "expected to read and write files, got Not a directory" in caplog.text
+    assert "expected a file that can be read and written, got Not a directory" in caplog.text
     caplog.clear()
     with pytest.raises(ContractError, match="3 of 3 that cannot; see the warnings above"):
         call(configure, run.parent, "split=everything")

@@ -122,7 +122,7 @@ def test_a_slurm_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch):
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(sys, "argv", ["train", "-m", "hydra/launcher=slurm", "seed=1,2"])
-    with pytest.raises(SystemExit, match=r"got one that does not answer \(fatal: no host\); start it where"):
+    with pytest.raises(SystemExit, match=r"got one that does not respond \(fatal: no host\); run the command where"):
         cli.command("train")(lambda cfg, folder: None)()
 
 

@@ -67,5 +67,5 @@ def test_what_passes_the_check_trains_or_ends_in_a_sentence(changes):
         except (ConfigError, ContractError) as error:
             said = str(error)
         except OSError as error:  # which the command reports in a sentence
-            said = f"{error.filename}: expected to read and write files" if error.filename else "of no file"
+            said = f"{error.filename}: expected a file that can be read and written" if error.filename else "of no file"
     assert all(": " in line for line in said.splitlines())  # Lightning's message may follow `trainer:`

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
 from seglab.engine import cli
-from seglab.engine.cli import _arranged
+from seglab.engine.cli import _in_hydra_form
 from seglab.engine.config import CONF
 from seglab.engine.override_errors import explain, first_line, refuse_added, wrong_choice
 from tests.conftest import compose, python
@@ -77,16 +77,16 @@ def test_options_may_stand_between_overrides(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     words = ["seed=1,2", "-m", "~logger", "--config-dir", "mine", "dataset.root=~/images"]
     kept = ["loss='\u00e4'", "model=a,\u00e4"]
-    assert _arranged(["dataset.root=d\u00e4 t\u00e9", *kept], "train") == ['dataset.root="d\u00e4 t\u00e9"', *kept]
+    assert _in_hydra_form(["dataset.root=d\u00e4 t\u00e9", *kept], "train") == ['dataset.root="d\u00e4 t\u00e9"', *kept]
     right = "-m --config-dir mine seed=1,2 ~logger dataset.root=/home/ada/images"
-    assert _arranged(words, "train") == right.split()
+    assert _in_hydra_form(words, "train") == right.split()
 
 
 def test_options_of_the_runs_own_data_are_changed_by_their_plain_names():
     words = ["run=outputs/a", "dataset.root=b", "+dataset.size=64", "device=cpu"]
-    assert _arranged(words, "evaluate") == ["run=outputs/a", "++dataset.root=b", "++dataset.size=64", "device=cpu"]
-    assert compose("evaluate", *_arranged(words, "evaluate")).dataset == {"root": "b", "size": 64}
-    other = compose("evaluate", *_arranged(["dataset=mias", *words], "evaluate")).dataset
+    assert _in_hydra_form(words, "evaluate") == ["run=outputs/a", "++dataset.root=b", "++dataset.size=64", "device=cpu"]
+    assert compose("evaluate", *_in_hydra_form(words, "evaluate")).dataset == {"root": "b", "size": 64}
+    other = compose("evaluate", *_in_hydra_form(["dataset=mias", *words], "evaluate")).dataset
     assert (other.root, other.size, "_target_" in other) == ("b", 64, True)
 
 
@@ -102,7 +102,7 @@ def test_a_group_that_a_command_does_not_have_is_not_suggested(configure):
 
 def test_of_an_option_that_is_given_twice_the_last_value_holds():
     words = ["loss=bce", "dataset.classes={a: 0}", "seed=1", "loss=dice", "++dataset.classes={a: 0, b: 1}"]
-    assert _arranged(words, "train") == ["loss=dice", "++dataset.classes={a: 0, b: 1}", "seed=1"]
+    assert _in_hydra_form(words, "train") == ["loss=dice", "++dataset.classes={a: 0, b: 1}", "seed=1"]
 
 
 @pytest.mark.filterwarnings("ignore:(?s).*validated against ConfigStore schema")  # as in cli.py
@@ -161,16 +161,17 @@ def test_a_folder_is_chosen_by_hydra_alone(configure):
 @pytest.mark.parametrize(
     ("code", "command", "remedy"),
     [
-        (errno.EROFS, "report", "name another folder (output=DIR)"),
-        (errno.EROFS, "train", "name another folder (hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR)"),
-        (errno.EACCES, "evaluate", "allow it, or name another folder (that of a copy of the run)"),
-        (errno.ENAMETOOLONG, "train", "shorten its name"),
-        (errno.ENOSPC, "predict", "make room; the same command resumes"),
-        (errno.EDQUOT, "train", "make room; the same command resumes"),
-        (errno.EFBIG, "train", "raise the limit (ulimit -f); the same command resumes"),
-        (errno.EIO, "train", "the same command resumes"),
+        (errno.EROFS, "report", "choose another folder (output=DIR)"),
+        (errno.EROFS, "train", "choose another folder (hydra.run.dir=DIR, or hydra.sweep.dir=DIR for a sweep)"),
+        (errno.EACCES, "evaluate", "change its permissions, or choose another folder (a copy of the run)"),
+        (errno.ENAMETOOLONG, "train", "use a shorter name"),
+        (errno.ENOSPC, "predict", "free some disk space, then run the same command again to resume"),
+        (errno.EDQUOT, "train", "free some disk space, then run the same command again to resume"),
+        (errno.EFBIG, "train", "raise the limit (ulimit -f), then run the same command again to resume"),
+        (errno.EIO, "train", "run the same command again to resume"),
     ],
 )
 def test_a_file_that_cannot_be_written_has_a_remedy_that_helps(code, command, remedy):
     said = cli.sentence_of(OSError(code, os.strerror(code), "x"), command)
-    assert said == f"x: expected to read and write files, got {os.strerror(code)}; {remedy}"
+    assert said == f"x: expected a file that can be read and written, got {os.strerror(code)}; {remedy}"
+    assert cli.sentence_of(OSError(code, os.strerror(code)), command) == f"{command}{said[1:]}"
