@@ -58,18 +58,18 @@ def build(node: Any, **more: Any) -> Any:
         if isinstance(cause, ContractError):
             raise ConfigError(str(cause)) from None
         place = str(error).rpartition("full_key: ")[2] + ": " if "full_key: " in str(error) else ""
-        said = one_line(cause or error)  # the message of the class, without Hydra's words around it
-        remedy = "; install it, or add its folder to sys.path (--config-dir)" if "No module named" in said else ""
-        raise ConfigError(place + said + remedy) from cause
+        message = one_line(cause or error)  # the message of the class, without Hydra's words around it
+        remedy = "; install it, or add its folder to sys.path (--config-dir)" if "No module named" in message else ""
+        raise ConfigError(place + message + remedy) from cause
 
 
 def model_node(node: dict[str, Any], task: Task) -> dict[str, Any]:
     """Set a model node's `out_channels` to the number of classes if above 1; an external model sets its own."""
     if node["_target_"] == "seglab.models.external.External" or task.channels == 1:
         return node
-    known = inspect.signature(hydra.utils.get_object(node["_target_"])).parameters
-    takes = "out_channels" in known or any(each.kind == each.VAR_KEYWORD for each in known.values())
-    require(takes, "model", f"a parameter out_channels, for {task.channels} classes", node["_target_"])
+    parameters = inspect.signature(hydra.utils.get_object(node["_target_"])).parameters
+    accepted = "out_channels" in parameters or any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    require(accepted, "model", f"a parameter out_channels for {task.channels} classes", f"none in {node['_target_']}")
     return {**node, "out_channels": task.channels}
 
 
@@ -82,19 +82,19 @@ def build_loss(node: Any) -> Any:
     """Build the loss that a node describes, one of seglab's or a third-party function or module."""
     from seglab.losses.base import Loss
 
-    made = build(as_loss(to_container(node)))
-    require(isinstance(made, Loss), "loss", "a loss, a function or an nn.Module", type(made).__name__)
-    return made
+    loss = build(as_loss(to_container(node)))
+    require(isinstance(loss, Loss), "loss", "a loss, a function or an nn.Module", type(loss).__name__)
+    return loss
 
 
 def build_parts(group: str, node: Any, kind: type) -> list[Any]:
     """Build what a group lists, one object or several by name; raise ContractError unless all are of type `kind`."""
-    made = build(node)
-    parts = made if isinstance(made, dict) else {"": made}
+    built = build(node)
+    parts = built if isinstance(built, dict) else {"": built}
     for name, part in parts.items():
         remedy = "write {_target_: pytorch_lightning....}"
         fits = part is None or isinstance(part, kind)
-        require(fits, f"{group}.{name}".rstrip("."), f"a {kind.__name__} of Lightning", part, remedy)
+        require(fits, f"{group}.{name}".rstrip("."), f"a Lightning {kind.__name__}", part, remedy)
     return [part for part in parts.values() if part is not None]
 
 
@@ -113,21 +113,21 @@ def hydra_facts() -> Any:
 
 def choices() -> dict[str, str]:
     """Return the name of the choice in each configuration group (loss, dataset, model, ...)."""
-    made = hydra_facts().runtime.choices
-    return {group: str(name) for group, name in made.items() if not group.startswith("hydra/")}
+    by_group = hydra_facts().runtime.choices
+    return {group: str(name) for group, name in by_group.items() if not group.startswith("hydra/")}
 
 
 def overrides() -> list[str]:
     """Return the command-line overrides of this run, without `plan` and `rerun`."""
-    given = hydra_facts().overrides
-    found = [word for word in given.hydra if word.startswith("hydra.searchpath=")]  # needed to find the choices
-    return found + [word for word in given.task if word.split("=")[0] not in ("plan", "rerun")]
+    node = hydra_facts().overrides
+    searchpath = [word for word in node.hydra if word.startswith("hydra.searchpath=")]  # needed to find the choices
+    return searchpath + [word for word in node.task if word.split("=")[0] not in ("plan", "rerun")]
 
 
 def facts_of(cfg: DictConfig) -> dict[str, Any]:
     """Return what run.json records of a configuration."""
-    own = [source.path for source in hydra_facts().runtime.config_sources if source.provider == "command-line"]
-    words = [*(f"--config-dir={os.path.relpath(folder)}" for folder in own), *overrides()]
+    folders = [source.path for source in hydra_facts().runtime.config_sources if source.provider == "command-line"]
+    words = [*(f"--config-dir={os.path.relpath(folder)}" for folder in folders), *overrides()]
     facts = {"identity": identity(cfg), "choices": choices(), "overrides": words, "seed": cfg.seed}
     return facts | {"config": to_container(cfg)}
 
@@ -146,32 +146,33 @@ def check_domains(cfg: DictConfig) -> None:
 def check_root(cfg: DictConfig) -> None:
     """Raise a ContractError if the data set's folder does not exist, before any slow import."""
     root = cfg.dataset.get("root")
-    there = not isinstance(root, str) or Path(root).expanduser().is_dir()
-    require(there, "dataset.root", "a folder that exists", root)
+    exists = not isinstance(root, str) or Path(root).expanduser().is_dir()
+    require(exists, "dataset.root", "an existing folder", root)
 
 
 def check(cfg: DictConfig) -> None:
     """Check every option against its domain, and every `_target_` node against the signature of its target."""
     config = {key: as_loss(value) if key == "loss" else value for key, value in to_container(cfg).items()}
-    found = list(outside(config))
-    named = {sentence.partition(":")[0] for sentence in found}  # such an option may also have the wrong type
-    _raise_if_any([*found, *(sentence for sentence in faults(config) if sentence.partition(":")[0] not in named)], cfg)
+    sentences = list(outside(config))
+    named = {sentence.partition(":")[0] for sentence in sentences}  # such an option may also have the wrong type
+    sentences += [sentence for sentence in faults(config) if sentence.partition(":")[0] not in named]
+    _raise_if_any(sentences, cfg)
 
 
 def _raise_if_any(sentences: list[str], cfg: DictConfig) -> None:
     """Raise one error with all sentences, but without options interpolated (`${...}`) from another reported option."""
     written = dict(leaves(OmegaConf.to_container(cfg)))
     named = {f"${{{sentence.partition(':')[0]}}}" for sentence in sentences}
-    if sentences := [one for one in sentences if str(written.get(one.partition(":")[0])) not in named]:
-        one_each = [sentence.replace("\n", "\\n") for sentence in sentences]  # a value may contain a line break
-        raise ConfigError("\n".join(one_each))
+    if sentences := [line for line in sentences if str(written.get(line.partition(":")[0])) not in named]:
+        lines = [sentence.replace("\n", "\\n") for sentence in sentences]  # a value may contain a line break
+        raise ConfigError("\n".join(lines))
 
 
 def mark_swept(words: Sequence[str]) -> None:
     """Make `dataset.root` part of the experiment's identity if a sweep covers several: `-m dataset.root=A,B`."""
-    given = [word for word in words if word.startswith("dataset.root=")]
+    roots = [word for word in words if word.startswith("dataset.root=")]
     with suppress(CompactHydraException):  # the sweep itself reports a wrong word
-        if any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(given)):
+        if any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(roots)):
             os.environ[SWEPT] = "1"  # else the runs of a loss on A and on B would share a folder
 
 
@@ -180,21 +181,21 @@ def experiment(cfg: DictConfig) -> dict[str, Any]:
 
     def keep(value: Any, path: str) -> Any:
         if isinstance(value, list):
-            return [keep(one, path) for one in value]
+            return [keep(item, path) for item in value]
         if not isinstance(value, dict):
             whole = isinstance(value, float) and value.is_integer() and path.startswith(("loss.", "optimizer."))
             return int(value) if whole else value  # gamma=2 is gamma=2.0; in the trainer 1 is one batch, 1.0 all
         mixed = len({isinstance(key, str) for key in value}) > 1  # such keys cannot be sorted for the identity
-        require(not mixed, path, "keys that are all words or all numbers", ", ".join(map(str, value)), "take words")
-        inner = {key: (f"{path}.{key}" if path else key) for key in value}
-        return {key: keep(value[key], at) for key, at in inner.items() if at not in left_out}
+        require(not mixed, path, "keys that are all strings or all numbers", ", ".join(map(str, value)), "use strings")
+        paths = {key: (f"{path}.{key}" if path else key) for key in value}
+        return {key: keep(value[key], name) for key, name in paths.items() if name not in excluded}
 
-    left_out = NOT_IN_IDENTITY - ({"dataset.root"} if SWEPT in os.environ else set())
+    excluded = NOT_IN_IDENTITY - ({"dataset.root"} if SWEPT in os.environ else set())
     # Values interpolated from the folder do not count either, nor does monitor_mode, which follows from the monitor
     kept = keep(OmegaConf.to_container(cfg), "") | {"folder": "", "monitor_mode": "auto"}
     resolved: Any = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
-    together = processes(to_container(cfg.get("trainer") or {}))
-    return resolved if together == 1 else resolved | {"processes": together}
+    count = processes(to_container(cfg.get("trainer") or {}))
+    return resolved if count == 1 else resolved | {"processes": count}
 
 
 def identity(cfg: DictConfig) -> str:
@@ -202,23 +203,23 @@ def identity(cfg: DictConfig) -> str:
     return _digest(experiment(cfg))
 
 
-def _digest(made: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:6]
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def run_name(root: DictConfig) -> str:
     """Return a run's name, `focal_gamma-3_unet_fundus_s1-3fa9c2`: choices, changed loss values, seed, fold, digest."""
     choices = root.hydra.runtime.choices
-    made = experiment(root)
+    values = experiment(root)
     file = _file("loss", choices.loss, root.hydra.runtime.config_sources)
     default: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
-    scalars = {key: value for key, value in made["loss"].items() if not isinstance(value, dict | list)}
+    scalars = {key: value for key, value in values["loss"].items() if not isinstance(value, dict | list)}
     changed = [f"{key}-{value}" for key, value in scalars.items() if default.get(key) != value]
-    changed += [f"to-{value}" for path, value in leaves(made["schedule"]) if path.endswith(".to")]
+    changed += [f"to-{value}" for path, value in leaves(values["schedule"]) if path.endswith(".to")]
     words = [choices.loss, *changed, choices.model, choices.dataset, f"s{root.seed}"]
     words += [f"fold{root.dataset.fold}"] if root.dataset.get("folds", 1) != 1 else []
     safe = "".join(c if c.isalnum() or c in "._-+" else "-" for c in "_".join(map(str, words)))
-    return f"{safe[:80]}-{_digest(made)}"  # file systems allow 255 bytes
+    return f"{safe[:80]}-{_digest(values)}"  # file systems allow 255 bytes
 
 
 def _file(group: str, name: str, sources: Any) -> Path | None:
@@ -229,12 +230,12 @@ def _file(group: str, name: str, sources: Any) -> Path | None:
 
 def build_choices(group: str, words: Any) -> dict[str, Any]:
     """Build losses from a list such as `[bce, {focal: {gamma: 3}}]`; return them by label: name and overrides."""
-    made = {}
+    losses = {}
     listed = [words] if isinstance(words, str) else to_container(words)
     require(isinstance(listed, list | tuple), group, "a list of names", words)
     for word in listed:
         single = not isinstance(word, dict) or len(word) == 1
-        require(single, group, "a name, or {NAME: {OPTION: VALUE}}, in each place of the list", word)
+        require(single, group, "a name or {NAME: {OPTION: VALUE}} as each item of the list", word)
         name, values = next(iter(word.items())) if isinstance(word, dict) else (word, {})
         node = inner(group, name)
         OmegaConf.set_struct(node, True)  # or a misspelled option would be added
@@ -243,21 +244,22 @@ def build_choices(group: str, words: Any) -> dict[str, Any]:
         try:
             node.merge_with(values)
         except OmegaConfBaseException as error:
-            known = [str(key) for key in node if key != "_target_"]
-            wrong = ", ".join(str(key) for key in values if key not in node)
-            said = f"expected some of {', '.join(known)}, got {wrong}" if wrong else str(error).splitlines()[0]
-            raise ConfigError(f"{group}.{name}: {said}") from None
+            options = [str(key) for key in node if key != "_target_"]
+            unknown = ", ".join(str(key) for key in values if key not in node)
+            reason = f"expected one of {', '.join(options)}, got {unknown}" if unknown else str(error).splitlines()[0]
+            raise ConfigError(f"{group}.{name}: {reason}") from None
         check(OmegaConf.create({name: as_loss(to_container(node))}))
         label = " ".join([name, *(f"{key}={value}" for key, value in values.items())])
-        made[label] = build_loss(node)
-    require(bool(made), group, "at least one name", "none")
-    return made
+        losses[label] = build_loss(node)
+    require(bool(losses), group, "at least one name", "none")
+    return losses
 
 
 def inner(group: str, name: str) -> DictConfig:
     """Return the yaml of a choice for use inside another: `'loss.second=${inner:loss,dice}'`."""
     file = _file(group, name, hydra_facts().runtime.config_sources) or CONF / group / f"{name}.yaml"
-    require(file.exists(), group, nearest(name, [other.stem for other in file.parent.glob("*.yaml")], "a choice"), name)
+    names = [choice.stem for choice in file.parent.glob("*.yaml")]
+    require(file.exists(), group, nearest(name, names, "a choice"), name)
     node = OmegaConf.load(file)
     assert isinstance(node, DictConfig)
     return node
@@ -273,7 +275,7 @@ def inside(name: Any) -> str:
     """Return a study's name; raise ContractError if it leaves outputs/, as Hydra creates folders before any check."""
     place = Path(str(name))  # study=2024 is parsed as a number
     fits = name not in (None, "") and not place.is_absolute() and ".." not in place.parts
-    require(fits, "study", "a folder inside of outputs/", name, "hydra.run.dir=DIR puts a run elsewhere")
+    require(fits, "study", "a folder inside outputs/", name, "set hydra.run.dir=DIR to put a run elsewhere")
     return str(name)
 
 

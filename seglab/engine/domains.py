@@ -91,7 +91,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 KINDS: dict[str, tuple[Any, str]] = {
     "monitor": (str, "a metric such as val/iou_pooled"),
-    "init_include": (str | list | None, "a pattern of names, or a list"),
+    "init_include": (str | list | None, "a name pattern, or a list of name patterns"),
     "tune.lr": (list | None, "a list of learning rates, [1e-4,1e-3]"),
     "tuned": (list, "a list of options"),
 }
@@ -109,28 +109,28 @@ GROUPS = ("dataset", "augment", "model", "loss", "optimizer", "scheduler", "trai
 SECTIONS = ("tune", "space", "curve", "xray", "pixels", "landscape", "sweep", "gpu")  # likewise, but never null
 
 REFUSED = {
-    "fast_dev_run": "take trainer=debug",
-    "overfit_batches": "take trainer.limit_train_batches",
-    "max_steps": "take trainer.max_epochs and trainer.limit_train_batches",
-    "min_steps": "take trainer.max_epochs",
-    "val_check_interval": "take trainer.check_val_every_n_epoch",
-    "callbacks": "take callbacks.NAME",
-    "logger": "take logger=NAME",
-    "default_root_dir": "take hydra.run.dir",
+    "fast_dev_run": "use trainer=debug",
+    "overfit_batches": "use trainer.limit_train_batches",
+    "max_steps": "use trainer.max_epochs and trainer.limit_train_batches",
+    "min_steps": "use trainer.max_epochs",
+    "val_check_interval": "use trainer.check_val_every_n_epoch",
+    "callbacks": "use callbacks.NAME",
+    "logger": "use logger=NAME",
+    "default_root_dir": "use hydra.run.dir",
 }
-_LEFT_OUT = "enable_checkpointing enable_progress_bar enable_model_summary num_sanity_val_steps model_registry"
-_LEFT_OUT += " barebones reload_dataloaders_every_n_epochs use_distributed_sampler plugins limit_predict_batches"
-REFUSED |= dict.fromkeys(_LEFT_OUT.split(), "leave it out")
+_UNSUPPORTED = "enable_checkpointing enable_progress_bar enable_model_summary num_sanity_val_steps model_registry"
+_UNSUPPORTED += " barebones reload_dataloaders_every_n_epochs use_distributed_sampler plugins limit_predict_batches"
+REFUSED |= dict.fromkeys(_UNSUPPORTED.split(), "leave it out")
 """Options of Lightning's Trainer that conflict with resuming or comparing runs, and what to do instead."""
 
 REFUSED_CALLBACKS = {
     "StochasticWeightAveraging": "the best checkpoint is measured, not the average at the end",
-    "EMAWeightAveraging": "take callbacks=ema",
-    "LearningRateFinder": "take tune.lr=[...]",
-    "BatchSizeFinder": "take batch_size=N, the same for all that is compared",
+    "EMAWeightAveraging": "use callbacks=ema",
+    "LearningRateFinder": "use tune.lr=[...]",
+    "BatchSizeFinder": "set batch_size=N, the same value for all compared runs",
     "ModelPruning": "leave it out",
-    "TQDMProgressBar": "leave it out: a bar is shown on a terminal",
-    "RichProgressBar": "leave it out: a bar is shown on a terminal",
+    "TQDMProgressBar": "leave it out: a progress bar is always shown on a terminal",
+    "RichProgressBar": "leave it out: a progress bar is always shown on a terminal",
 }
 """Lightning callbacks whose effect would be lost or would make runs incomparable, and what to do instead."""
 
@@ -168,7 +168,7 @@ def outside(config: Any) -> Iterator[str]:
         elif not domain and isinstance(value, int | float) and not abs(value) <= 1e12:  # also true for nan
             yield f"{path}: expected a finite number, got {_spell(value)}"  # 1e30 is finite but meaningless
         elif path.endswith("_pattern") and isinstance(value, str) and (fault := _pattern_fault(value)):
-            yield f"{path}: expected a regular expression, got {value} ({fault})"
+            yield f"{path}: expected a valid regular expression, got {value} ({fault})"
         elif path in CHOICES and not any(value == choice and type(value) is type(choice) for choice in CHOICES[path]):
             yield f"{path}: expected {' or '.join(map(_spell, CHOICES[path]))}, got {_spell(value)}"
         elif path in KINDS and not isinstance(value, KINDS[path][0]):
@@ -181,13 +181,13 @@ def _refused(config: Any) -> Iterator[str]:
     """Yield one sentence for each option or callback of Lightning that seglab does not pass on."""
     trainer = config.get("trainer") or {}
     for name in (name for name in REFUSED if name in trainer):
-        expected = "an option that seglab passes on to Lightning"
-        yield f"trainer.{name}: expected {expected}, got one that it does not; {REFUSED[name]}"
+        expected = "a Trainer option that seglab supports"
+        yield f"trainer.{name}: expected {expected}, got an unsupported one; {REFUSED[name]}"
     for path, node in _callbacks(config):
         name = str(node.get("_target_")).rpartition(".")[2]
         if name in REFUSED_CALLBACKS:
             remedy = REFUSED_CALLBACKS[name]
-            yield f"{path}: expected a callback that goes together with seglab, got {name}; {remedy}"
+            yield f"{path}: expected a callback that is compatible with seglab, got {name}; {remedy}"
 
 
 def _contradictions(config: Any) -> Iterator[str]:
@@ -209,10 +209,10 @@ def _contradictions(config: Any) -> Iterator[str]:
         yield f"tune.lr: expected a run of one process, got {count}; {remedy}"
     data = config.get("dataset") or {}
     if trainer and data.get("split_file") and data.get("folds", 1) != 1:  # a report assumes that folds differ
-        yield f"dataset.folds: expected 1 beside dataset.split_file, which is one split, got {data['folds']}"
+        yield f"dataset.folds: expected 1 with dataset.split_file, which defines one split, got {data['folds']}"
     strategy = str(trainer.get("strategy"))
     if re.search("spawn|fork|notebook", strategy):
-        yield f"trainer.strategy: expected one whose processes measure too, got {strategy}; take trainer.strategy=ddp"
+        yield f"trainer.strategy: expected one whose processes also evaluate, got {strategy}; set trainer.strategy=ddp"
     for name in ("train", "val", "test"):
         limit = trainer.get(f"limit_{name}_batches")
         if isinstance(limit, float) and 1 < limit < HUGE:  # Lightning takes a float as a fraction
@@ -222,13 +222,15 @@ def _contradictions(config: Any) -> Iterator[str]:
     modes += [(f"{path}.mode", node.get("monitor"), node.get("mode")) for path, node in _callbacks(config)]
     for path, metric, mode in modes:
         if isinstance(metric, str) and mode not in (None, "auto", better(metric)):
-            why = "less of a loss is better" if better(metric) == "min" else "more of every metric but a loss is better"
-            yield f"{path}: expected {better(metric)}, since {why}, got {mode}; leave it out"
+            reason = (
+                f"a {'lower loss' if better(metric) == 'min' else 'higher value of every metric but a loss'} is better"
+            )
+            yield f"{path}: expected {better(metric)}, since {reason}, got {mode}; leave it out"
     monitors = {"monitor": monitor, **{f"{path}.monitor": node.get("monitor") for path, node in _callbacks(config)}}
     for path, metric in monitors.items():
         if str(metric).startswith("train/") and COUNT.holds(every) and every > 1:
             # Lightning reads the monitor after validation, before the training metrics of the epoch are logged
-            yield f"{path}: expected a metric of validation with check_val_every_n_epoch={every}, got {metric}"
+            yield f"{path}: expected a validation metric with trainer.check_val_every_n_epoch={every}, got {metric}"
 
 
 def _callbacks(config: Any) -> list[tuple[str, dict[str, Any]]]:

@@ -23,33 +23,33 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
     first = first_line(error)  # messages of Hydra 1.3; those of other versions are returned unchanged
     if isinstance(error, OverrideParseException):
         remedy = "lists are written 'KEY=[A,B]', text with special characters 'KEY=\"TEXT\"'"
-        return f"{error.override}: expected KEY=VALUE, got a word that cannot be read; {remedy}"
-    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not (?:find|load) '([^']+)'", first)):
-        group, _, name = found[1].rpartition("/")
+        return f"{error.override}: expected KEY=VALUE, got a word that cannot be parsed; {remedy}"
+    if isinstance(error, MissingConfigException) and (match := re.search(r"Could not (?:find|load) '([^']+)'", first)):
+        group, _, name = match[1].rpartition("/")
         choices = error.options or [file.stem for file in Path(conf, group).glob("*.yaml")]
         return f"{group}: expected {nearest(name, choices, 'a choice')}, got {name}"
-    if found := re.match(r"Could not override '([^'=]+)|Could not delete from config. '([^']+)'", first):
-        key = found[1] or found[2]
+    if match := re.match(r"Could not override '([^'=]+)|Could not delete from config. '([^']+)'", first):
+        key = match[1] or match[2]
         known = known_keys(command, conf, [word for word in words if key not in word])
         entry = re.search(r"Key '([^']+)' is not in struct", str(error.__cause__))
         if entry and any(name.startswith(f"{key}.") for name in known):  # a mapping given with an unknown entry
-            return f"{unknown_key(f'{key}.{entry[1]}', known)}; ++{key}.{entry[1]}=... adds one"
+            return f"{unknown_key(f'{key}.{entry[1]}', known)}; add one with ++{key}.{entry[1]}=..."
         return unknown_key(key, known)
-    if found := re.match(r"Could not append to config. An item is already at '([^']+)'", first):
-        return f"{found[1]}: expected {found[1]}=VALUE, since the option exists, got +{found[1]}; leave the + out"
-    if found := re.match(r"Error merging override ([^=]+)=(.*)", first):
-        kinds = "a list for a list, or a mapping for a mapping"
-        return f"{found[1]}: expected {kinds}, got {found[2]}; --cfg job shows which it is"
-    if found := re.match(r"Ambiguous value for argument '([^']+)'", first):
-        return f"{found[1]}: expected one value, got several; add -m to run all of them"
-    if found := re.match(r"Multiple values for ([\w/@]+)", first):
-        return f"{found[1]}: expected one choice, got two; write {found[1]}=NAME without +"
+    if match := re.match(r"Could not append to config. An item is already at '([^']+)'", first):
+        return f"{match[1]}: expected {match[1]}=VALUE, since the option exists, got +{match[1]}; remove the +"
+    if match := re.match(r"Error merging override ([^=]+)=(.*)", first):
+        expected = "a value of the option's type (list or mapping)"
+        return f"{match[1]}: expected {expected}, got {match[2]}; --cfg job shows the type"
+    if match := re.match(r"Ambiguous value for argument '([^']+)'", first):
+        return f"{match[1]}: expected one value, got several; add -m to run all of them"
+    if match := re.match(r"Multiple values for ([\w/@]+)", first):
+        return f"{match[1]}: expected one choice, got two; write {match[1]}=NAME without +"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return first
 
-    def composes(*some: str) -> bool:
+    def composes(*overrides: str) -> bool:
         try:
-            return bool(compose(command, list(map(first_of_sweep, some))))
+            return bool(compose(command, list(map(first_of_sweep, overrides))))
         except Exception:
             return False
 
@@ -57,7 +57,7 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
         wrong = [] if composes(*words) else [word for word in words if not composes(word)]
     if not wrong:
         return str(error)
-    return f"{' '.join(wrong)}: expected what its option or group can hold, got a value that Hydra cannot use ({first})"
+    return f"{' '.join(wrong)}: expected a valid value for the option or group, got one that Hydra cannot use ({first})"
 
 
 def first_line(error: BaseException) -> str:
@@ -81,7 +81,7 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
     if parent and siblings:
         shown = [name for name in siblings if not name.startswith("_")]
         if not shown:
-            return f"{key}: expected the _target_ of {parent}, got {leaf}; +{key}=... hands a value to its target"
+            return f"{key}: expected the _target_ of {parent}, got {leaf}; +{key}=... passes a value to its target"
         if leaf in shown:  # known to the first choice of a sweep
             return f"{key}: expected an option of each {parent} of the sweep, got one that some of them lack"
         return f"{key}: expected {nearest(leaf, shown, 'an option')}, got {leaf}"
@@ -97,7 +97,7 @@ def refuse_added(cfg: DictConfig, words: Sequence[str], command: str, conf: str)
     """
     for word in words:
         if word.startswith("folder="):  # the run would be recorded in one folder while its callbacks write to another
-            raise ContractError(f"{command}: expected hydra.run.dir=FOLDER for where results go, got {word}")
+            raise ContractError(f"{command}: expected hydra.run.dir=FOLDER as the output folder, got {word}")
     added = {word.lstrip("+").partition("=")[0] for word in words if word.startswith("+")}
     if not added:
         return  # the usual case; reading the files takes a while
@@ -117,7 +117,7 @@ def wrong_choice(word: str, conf: Path) -> str | None:
     for name, part in EXTERNAL.items():
         if group == f"{name}._target_":
             remedy = f"write {name}=external {name}.{part}._target_={listed}"
-            return f"{group}: expected a choice of {name}, got a class alone; {remedy}"
+            return f"{group}: expected a choice of {name}, got only a class; {remedy}"
     choices = [file.stem for file in (conf / group).glob("*.yaml")] if listed == "[]" else []
     if choices:
         return f"{group}: expected {nearest(listed, choices, 'a choice')}, got []"
@@ -125,7 +125,7 @@ def wrong_choice(word: str, conf: Path) -> str | None:
     texts = [file.read_text() for name in names if (file := conf / group / f"{name}.yaml").is_file()]
     if len(names) < 2 or not any(re.search("(?m)^_target_:", text) for text in texts):
         return None
-    return f"{group}: expected one choice, got {listed}; a sweep tries each of them, -m {group}={','.join(names)}"
+    return f"{group}: expected one choice, got {listed}; to run each of them, use -m {group}={','.join(names)}"
 
 
 def likeness(word: str, name: str) -> float:

@@ -66,8 +66,8 @@ def read_space(space: Mapping[str, Any], path: str = "") -> dict[str, Option]:
 
 def _range(name: str, node: Any) -> Option:
     expected = "{low: NUMBER, high: NUMBER, log: true or false} or a list of values"
-    known = isinstance(node, dict) and node.keys() <= {"low", "high", "log"} and {"low", "high"} <= node.keys()
-    numbers = known and all(isinstance(node[end], int | float) for end in ("low", "high"))
+    valid = isinstance(node, dict) and node.keys() <= {"low", "high", "log"} and {"low", "high"} <= node.keys()
+    numbers = valid and all(isinstance(node[end], int | float) for end in ("low", "high"))
     require(numbers and isinstance(node.get("log", False), bool), f"space.{name}", expected, node)
     option = Option(float(node["low"]), float(node["high"]), node.get("log", False))
     require(math.isfinite(option.low) and option.low < option.high < math.inf, f"space.{name}", "low < high", node)
@@ -75,7 +75,7 @@ def _range(name: str, node: Any) -> Option:
     if (domain := domain_of(name)) and domain.whole:
         require(not option.log, f"space.{name}", "a list of whole numbers, such as [4,8,16]", node)
         counts = range(math.ceil(option.low), math.floor(option.high) + 1)
-        require(bool(counts), f"space.{name}", "a range with a whole number", node)
+        require(bool(counts), f"space.{name}", "a range that contains a whole number", node)
         return Option(choices=counts)
     return option
 
@@ -94,14 +94,14 @@ def settings(options: Mapping[str, Option], trials: int, seed: int) -> list[Sett
         grid = itertools.product(*(option.choices for option in options.values()))
         return [dict(zip(names, values, strict=True)) for values in grid]
     sequence = qmc.Halton(len(options), scramble=True, rng=seed)
-    found: dict[str, Setting] = {}
+    distinct: dict[str, Setting] = {}
     for _ in range(100):  # not forever: from 0.99 to 0.999 there are ten numbers of three digits
         for point in sequence.random(trials):
             setting = {name: options[name].at(share) for name, share in zip(names, point, strict=True)}
-            found.setdefault(json.dumps(setting), setting)
-        if len(found) >= trials:
+            distinct.setdefault(json.dumps(setting), setting)
+        if len(distinct) >= trials:
             break
-    return list(found.values())[:trials]
+    return list(distinct.values())[:trials]
 
 
 def rungs(trials: int, epochs: int, halving: int | None, every: int = 1) -> list[tuple[int, int]]:
@@ -169,10 +169,10 @@ class Tuning:
 
     def ahead(self, count: int, mode: str) -> list[Trial]:
         """Return the best `count` of the successful trials that were trained longest, the best first."""
-        whole = [trial for trial in self.trials if not math.isnan(trial.value)]
-        longest = max((trial.epochs for trial in whole), default=0)
-        known = [trial for trial in whole if trial.epochs == longest]
-        return sorted(known, key=lambda trial: trial.value, reverse=mode == "max")[:count]
+        successful = [trial for trial in self.trials if not math.isnan(trial.value)]
+        longest = max((trial.epochs for trial in successful), default=0)
+        comparable = [trial for trial in successful if trial.epochs == longest]
+        return sorted(comparable, key=lambda trial: trial.value, reverse=mode == "max")[:count]
 
     def overrides(self, trial: Trial) -> list[str]:
         """Return the command-line overrides of a trial."""
@@ -182,5 +182,5 @@ class Tuning:
     def edges(self, trial: Trial) -> list[str]:
         """Return a sentence for each option whose value in `trial`, the best one, lies at an end of its range."""
         ends = {name: option.edge(trial.setting[name]) for name, option in self.options.items()}
-        said = "the best {0}={1} lies at the {2} end of its range: widen space.{0}"
-        return [said.format(name, trial.setting[name], end) for name, end in ends.items() if end]
+        sentence = "the best {0}={1} lies at the {2} end of its range: widen space.{0}"
+        return [sentence.format(name, trial.setting[name], end) for name, end in ends.items() if end]

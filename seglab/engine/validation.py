@@ -32,7 +32,7 @@ def _faults_of(path: str, node: dict) -> Iterator[str]:
     try:
         target = resolve_name(node["_target_"])
     except Exception as error:
-        yield f"{path}._target_: expected something that can be imported, got {node['_target_']} ({error})"
+        yield f"{path}._target_: expected a name that can be imported, got {node['_target_']} ({error})"
         return
     if not callable(target):
         yield f"{path}._target_: expected a class or a function, got {node['_target_']}"
@@ -41,20 +41,20 @@ def _faults_of(path: str, node: dict) -> Iterator[str]:
         parameters = dict(inspect.signature(target).parameters)
     except ValueError:  # some classes written in C have none
         return
-    given = {key: value for key, value in node.items() if not (key.startswith("_") and key.endswith("_"))}  # Hydra's
+    values = {key: value for key, value in node.items() if not (key.startswith("_") and key.endswith("_"))}  # Hydra's
     name = node["_target_"].rpartition(".")[2]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for key in sorted(given.keys() - parameters.keys()):
-            yield f"{path}.{key}: expected one of {', '.join(parameters)}, got a name unknown to {name}"
-    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    required = [key for key, p in parameters.items() if p.default is p.empty and p.kind not in several]
-    missing = [key for key in required if key not in given]
+        for key in sorted(values.keys() - parameters.keys()):
+            yield f"{path}.{key}: expected one of {', '.join(parameters)}, got a parameter that {name} does not have"
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [key for key, p in parameters.items() if p.default is p.empty and p.kind not in variadic]
+    missing = [key for key in required if key not in values]
     if missing and not node.get("_partial_") and not node.get("_args_"):
-        itself = "" if inspect.isclass(target) else f"; +{path}._partial_=true hands the function itself over"
-        yield f"{path}: expected a value of {' and '.join(missing)}, which {name} needs, got none{itself}"
+        remedy = "" if inspect.isclass(target) else f"; +{path}._partial_=true passes on the function itself"
+        yield f"{path}: expected a value for {' and '.join(missing)}, which {name} requires, got none{remedy}"
     for key, hint in _hints(target).items():
-        if key in given and not _fits(given[key], hint):
-            yield f"{path}.{key}: expected {_spell(hint)}, got {repr(given[key])[:80]}"
+        if key in values and not _fits(values[key], hint):
+            yield f"{path}.{key}: expected {_spell(hint)}, got {repr(values[key])[:80]}"
 
 
 def _hints(target: Any) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return True
 
 
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", type(None): "null"}
 
 
 def _spell(hint: Any) -> str:
@@ -99,15 +99,15 @@ def _spell(hint: Any) -> str:
     if hint in WORDS:
         return WORDS[hint]
     if origin is Callable:
-        return "something to call, written {_target_: NAME}"
+        return "a callable, written {_target_: NAME}"
     if origin is typing.Literal:
         return " or ".join(map(str, inner))
     if origin in (Sequence, list):
         return "a list"
     if origin is tuple:
-        return "a list" if ... in inner else f"a list of {len(inner)}"
+        return "a list" if ... in inner else f"a list of {len(inner)} items"
     if origin in (Mapping, dict):
-        return "a mapping of names"
+        return "a mapping"
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
@@ -130,17 +130,17 @@ def require_trusted(config: Any, who: str, trust: Sequence[str] = ()) -> None:
         if isinstance(value, str):  # interpolations are resolved after this check, when the node is built
             require("${" not in value, who, "a configuration without interpolations", value, "train the run again")
     remedy = f"if you trust the run, add trust=[{','.join(dict.fromkeys([*trust, *unknown.values()]))}]"
-    require(not unknown, who, "classes of known packages", ", ".join(unknown), remedy)
+    require(not unknown, who, "classes of trusted packages", ", ".join(unknown), remedy)
 
 
 def _is_trusted(target: str) -> bool:
     if not target.startswith(TRUSTED):
         return False
     try:
-        found = resolve_name(target)
+        resolved = resolve_name(target)
     except Exception:  # importing an untrusted name may raise anything
         return False
-    return inspect.isclass(found) and f"{found.__module__}.".startswith(TRUSTED)
+    return inspect.isclass(resolved) and f"{resolved.__module__}.".startswith(TRUSTED)
 
 
 def as_loss(node: Any) -> Any:
@@ -163,12 +163,12 @@ def as_loss(node: Any) -> Any:
 
     try:
         target = resolve_name(name)
-        known = inspect.signature(target).parameters
+        parameters = inspect.signature(target).parameters
     except Exception:  # importing a user's module may raise anything; `faults` reports it
         return node
     if inspect.isclass(target) and issubclass(target, Loss):
         return node
-    options = {field.name for field in dataclasses.fields(External)} - {"function", "task", *known}
+    options = {field.name for field in dataclasses.fields(External)} - {"function", "task", *parameters}
     inner = {key: value for key, value in node.items() if key not in options}
     return {"_target_": EXTERNAL, "function": handed_over(inner), **{key: node[key] for key in options & node.keys()}}
 

@@ -37,7 +37,7 @@ def test_all_faults_are_said_at_once_with_place_expectation_and_value(configure)
         check(cfg)
     assert "loss.gamma: expected a number, got 'two'" in str(fault.value)
     assert "model.base: expected a whole number of at least 1 and at most 1024, got wide" in str(fault.value)
-    with pytest.raises(ConfigError, match="class_weights: expected a mapping of names or a list or auto or null, got"):
+    with pytest.raises(ConfigError, match="class_weights: expected a mapping or a list or auto or null, got"):
         check(configure("train", "folder=x", "loss.class_weights=atuo", "trainer.precision=32-true"))
 
 
@@ -60,7 +60,7 @@ def test_a_parameter_that_the_code_lacks_and_a_target_that_cannot_be_imported_ar
 def test_a_model_is_handed_the_number_of_classes_or_refused():
     task = Task("multilabel", ("disc", "cup"))
     assert model_node({"_target_": "seglab.models.unet.UNet"}, task)["out_channels"] == 2
-    with pytest.raises(ContractError, match=r"a parameter out_channels, for 2 classes, got torch\.nn\.ReLU"):
+    with pytest.raises(ContractError, match=r"a parameter out_channels for 2 classes, got none in torch\.nn\.ReLU"):
         model_node({"_target_": "torch.nn.ReLU"}, task)
 
 
@@ -99,7 +99,7 @@ def test_the_identity_ignores_paths_device_workers_and_logging_only(configure):
 
 
 def test_a_mapping_with_words_and_numbers_as_keys_is_one_sentence(configure):
-    with pytest.raises(ContractError, match=r"dataset\.classes: expected keys that are all .*, got 0, a; take"):
+    with pytest.raises(ContractError, match=r"dataset\.classes: expected keys that are all .*, got 0, a; use strings"):
         identity(configure("train", "dataset=folder", "dataset.classes={0: 0, a: 1}"))
 
 
@@ -119,7 +119,7 @@ def test_a_run_remembers_where_its_configurations_are(tmp_path, monkeypatch):
 def test_a_study_may_be_a_number_and_lies_inside_of_outputs():
     assert inside(2024) == "2024"
     for name in ("", None, "/tmp/x", "a/../.."):
-        with pytest.raises(ContractError, match="study: expected a folder inside of outputs/"):
+        with pytest.raises(ContractError, match="study: expected a folder inside outputs/"):
             inside(name)
 
 
@@ -154,10 +154,10 @@ def test_names_and_names_with_values_are_built_by_label():
 def test_a_wrong_choice_is_one_sentence():
     wrong = (
         (["dcie"], "loss: expected a choice such as dice, got dcie"),
-        ([{"focal": {"gama": 3}}], "loss.focal: expected some of gamma, alpha, class_weights, got gama"),
+        ([{"focal": {"gama": 3}}], "loss.focal: expected one of gamma, alpha, class_weights, got gama"),
         ([{"focal": 3}], "loss.focal: expected {OPTION: VALUE}, got 3"),
-        ([{"bce": {}, "dice": {}}], "loss: expected a name, or .*, got {'bce': {}, 'dice': {}}"),
-        ([{}], "loss: expected a name, or {NAME: {OPTION: VALUE}}, .*, got {}"),
+        ([{"bce": {}, "dice": {}}], "loss: expected a name or .*, got {'bce': {}, 'dice': {}}"),
+        ([{}], "loss: expected a name or {NAME: {OPTION: VALUE}} as each item of the list, got {}"),
         (3, "loss: expected a list of names, got 3"),
     )
     for words, said in wrong:

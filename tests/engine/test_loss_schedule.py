@@ -73,7 +73,7 @@ BCE_WEIGHT = WeightedBCE(pos_weight=2.0)
         (BCE_WEIGHT, {"weight": {"to": 1, "epochs": 3}}, r"schedule\.weight: expected one of .*pos_weight, got weight"),
         (BCE(), {"weight": {"to": 1, "epochs": 3}}, r"schedule\.weight: expected a loss with a parameter .*, got BCE"),
         (BCE_WEIGHT, {"pos_weight": 3}, r"schedule\.pos_weight: expected {to: NUMBER, epochs: COUNT}, got 3"),
-        (BCE_WEIGHT, {"pos_weight": {"epochs": 1}}, r"expected a value of to, which Ramp needs, got none"),
+        (BCE_WEIGHT, {"pos_weight": {"epochs": 1}}, r"expected a value for to, which Ramp requires, got none"),
         (BCE_WEIGHT, {"pos_weight": {"to": 1, "epochs": 0}}, r"expected at least 1 of epochs, got 0"),
         (BCE_WEIGHT, {"pos_weight": {"to": 1, "steps": 9}}, r"steps: expected one of to, epochs, shape, start"),
         (BCE_WEIGHT, {"pos_weight": {"to": 0, "epochs": 1}}, r"BCE: expected pos_weight to be above 0, .*, got 0"),

@@ -25,13 +25,13 @@ WRONG = {
     "loss=focl": "loss: expected a choice such as focal.*, got focl",
     "dataset=nothing": "dataset: expected one of coco, ddsm, folder, fundus, mias, .*, got nothing",
     "trainer.max_epoch=3": r"trainer\.max_epoch: expected an option such as max_epochs, got max_epoch",
-    "seed": "seed: expected KEY=VALUE, got a word that cannot be read; .* special characters 'KEY=\"TEXT\"'$",
-    "loss=external loss.function.p=1": r"got p; \+loss\.function\.p=\.\.\. hands a value to its target",
+    "seed": "seed: expected KEY=VALUE, got a word that cannot be parsed; .* special characters 'KEY=\"TEXT\"'$",
+    "loss=external loss.function.p=1": r"got p; \+loss\.function\.p=\.\.\. passes a value to its target",
     "loss=bce,dice": "loss=bce,dice: expected one value, got several; add -m",
     "+loss=bce": "loss: expected one choice, got two",
-    "tune=[a,b]": r"tune: expected a list for a list, or a mapping for a mapping, got \[a,b\]; --cfg job shows",
-    "+seed=3": r"seed: expected seed=VALUE, since the option exists, got \+seed; leave the \+ out",
-    "augment=chain augment.steps={e:{p:1}}": r"got e; \+\+augment\.steps\.e=\.\.\. adds one",
+    "tune=[a,b]": r"tune: expected a value of the option's type \(list or mapping\), got \[a,b\]; --cfg job shows",
+    "+seed=3": r"seed: expected seed=VALUE, since the option exists, got \+seed; remove the \+$",
+    "augment=chain augment.steps={e:{p:1}}": r"got e; add one with \+\+augment\.steps\.e=\.\.\.$",
     "dataset=folder dataset.train=8 dataset.val=4": "dataset.train: expected one of .*test_images, .*, got train",
 }
 
@@ -113,9 +113,9 @@ def test_words_that_need_each_other_are_not_blamed_for_the_error_of_a_launcher()
 
 
 def test_what_would_be_merged_with_another_choice_is_refused():
-    said = "loss._target_: expected a choice of loss, got a class alone; write loss=external loss.function._target_=a.L"
+    said = "loss._target_: expected a choice of loss, got only a class; write loss=external loss.function._target_=a.L"
     assert wrong_choice("loss._target_=a.L", CONF) == said
-    said = "loss: expected one choice, got [bce, dice]; a sweep tries each of them, -m loss=bce,dice"
+    said = "loss: expected one choice, got [bce, dice]; to run each of them, use -m loss=bce,dice"
     assert wrong_choice("loss=[bce, dice]", CONF) == said
     said = "scheduler: expected one of cosine, none, plateau, poly, got []"
     assert wrong_choice("scheduler=[]", CONF) == said
@@ -154,7 +154,9 @@ def test_a_folder_of_configurations_may_have_any_name(tmp_path):
 
 
 def test_a_folder_is_chosen_by_hydra_alone(configure):
-    with pytest.raises(ContractError, match=r"train: expected hydra.run.dir=FOLDER .*, got folder=there"):
+    with pytest.raises(
+        ContractError, match=r"train: expected hydra.run.dir=FOLDER as the output folder, got folder=there"
+    ):
         refuse_added(configure("train"), ["seed=2", "folder=there"], "train", str(CONF))
 
 

@@ -67,7 +67,7 @@ def test_a_range_of_an_option_of_whole_numbers_is_the_list_of_these():
     assert read_space({"loss": {"gamma": {"low": 1, "high": 3}}}) == {"loss.gamma": Option(1, 3)}
     with pytest.raises(ContractError, match=r"space.batch_size: expected a list of whole numbers, such as \[4,8,16\]"):
         read_space({"batch_size": {"low": 4, "high": 64, "log": True}})
-    with pytest.raises(ContractError, match=r"space.batch_size: expected a range with a whole number"):
+    with pytest.raises(ContractError, match=r"space.batch_size: expected a range that contains a whole number"):
         read_space({"batch_size": {"low": 4.2, "high": 4.8}})
 
 

@@ -24,7 +24,7 @@ from tests.reporting.fabricate import change
 )
 def test_only_classes_of_known_packages_are_built(target):
     node = {"terms": [{"loss": {"_target_": target, "path": "x"}}]}
-    with pytest.raises(ContractError, match=rf"run a: expected classes of known packages, got {target}; .*trust=\["):
+    with pytest.raises(ContractError, match=rf"run a: expected classes of trusted packages, got {target}; .*trust=\["):
         require_trusted(node, "run a")
 
 
