@@ -21,9 +21,9 @@ def precision(accelerator: str, wanted: str) -> str:
     Raises a ContractError if a GPU is requested and there is none, and for 16-mixed on a CPU.
     """
     gpu = torch.cuda.is_available()
-    require(gpu or accelerator not in ("gpu", "cuda"), "trainer.accelerator", "a GPU", "none here", "use trainer=cpu")
+    require(gpu or accelerator not in ("gpu", "cuda"), "trainer.accelerator", "a GPU", "none", "use trainer=cpu")
     half = wanted == "16-mixed" and (accelerator == "cpu" or not gpu)  # Lightning would use bf16 instead
-    require(not half, "trainer.precision", "one that a CPU computes in", wanted, "take bf16-mixed or 32-true")
+    require(not half, "trainer.precision", "one that a CPU supports", wanted, "use bf16-mixed or 32-true")
     if wanted != "auto":
         return wanted
     if gpu and accelerator != "cpu":
@@ -35,8 +35,8 @@ def precision(accelerator: str, wanted: str) -> str:
 def check_nodes(nodes: int) -> None:
     """Raise a ContractError if this node of several has no rank, since each node would act as the first one."""
     numbered = nodes == 1 or not {"RANK", "NODE_RANK", "SLURM_PROCID"}.isdisjoint(os.environ)
-    remedy = "start it by torchrun or srun, or set NODE_RANK and MASTER_ADDR on each node"
-    require(numbered, "trainer.num_nodes", "to know which of the nodes this is", "no number", remedy)
+    remedy = "start the run with torchrun or srun, or set NODE_RANK and MASTER_ADDR on each node"
+    require(numbered, "trainer.num_nodes", "a rank for each node", "none for this node", remedy)
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
@@ -84,7 +84,7 @@ def memory_sentence() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         remedy = "lower batch_size (and set trainer.accumulate_grad_batches), dataset.size or model.base"
         got = str(error).partition(". ")[0]
-        raise ContractError(f"trainer: expected a step that fits into the GPU's memory, got {got}; {remedy}") from error
+        raise ContractError(f"trainer: expected a step that fits into GPU memory, got {got}; {remedy}") from error
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def processes_sentence(launcher: object) -> Iterator[None]:
         if not re.search("remote (worker|process)", str(error)):
             raise
         signals = list(filter(None, (by_signal(process.poll() or 0) for process in getattr(launcher, "procs", ()))))
-        got, remedy = "has ended", "its error, unless it was killed, is above and in train_ddp_process_N.log of the run"
+        got, remedy = "ended early", "see its error above or in train_ddp_process_N.log, unless it was killed"
         if signals:
-            got, remedy = f"died{signals[0]}", "the same command resumes"
-        raise ContractError(f"trainer: expected all processes to the end, got one that {got}; {remedy}") from error
+            got, remedy = f"died{signals[0]}", "run the same command again to resume"
+        raise ContractError(f"trainer: expected all processes to finish, got one that {got}; {remedy}") from error

@@ -32,9 +32,9 @@ def check_model(node: dict[str, Any], dataset: Dataset) -> None:
 
     The model is built on torch's `meta` device, which has shapes but no data, so that it needs no memory.
     """
-    count, given = dataset.task.channels, node.get("out_channels", 1)
-    fits = count == 1 or given in (1, count)  # another value would only change the run's identity
-    require(fits, "model.out_channels", f"{count}, one for each class", given, "leave it out")
+    count, value = dataset.task.channels, node.get("out_channels", 1)
+    fits = count == 1 or value in (1, count)  # another value would only change the run's identity
+    require(fits, "model.out_channels", f"{count}, one for each class", value, "leave it out")
     _check_model(json.dumps(node), (2, dataset.channels, dataset.size, dataset.size), dataset.task)
 
 
@@ -66,7 +66,7 @@ def check_monitors(monitors: Mapping[str, str], threshold: float, empty: str, ta
 
     Also raises if a threshold is set for a multiclass task, where it has no effect.
     """
-    expected = "none, as of classes that exclude each other the likeliest is taken"
+    expected = "none for a multiclass task, where the most probable class is predicted"
     require(task.kind != "multiclass" or threshold == 0.5, "threshold", expected, threshold, "leave it out")
     meter, logits = Meter(threshold, empty, task), torch.zeros(1, task.channels, 2, 2)
     meter.update(torch.zeros(1), logits, logits[:, :1] if task.kind == "multiclass" else logits)
@@ -83,8 +83,8 @@ def check_foreground(monitor: str, empty: str, some: bool) -> None:
     stage, score = monitor.split("/")[:2]
     undefined = score.removesuffix("_pooled") in ("recall", "foreground_confidence", "image_recall", *overlap)
     remedy = "choose another monitor, or another split (dataset.stratify=true)"
-    known = some or stage != "val" or not undefined
-    require(known, f"monitor={monitor}", "a validation image with foreground", "none", remedy)
+    defined = some or stage != "val" or not undefined
+    require(defined, f"monitor={monitor}", "a validation image with foreground", "none", remedy)
 
 
 def dry_run(module: SegModule, loader: DataLoader, device: torch.device, of: str = "") -> None:
@@ -96,7 +96,7 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device, of: str
     if of and of in _tried:
         return
     samples: Samples = loader.dataset  # type: ignore[assignment]
-    remedy = "see dataset.val_fraction, test_fraction"
+    remedy = "check dataset.val_fraction and dataset.test_fraction"
     require(len(samples) > 0, "dataset", "at least one training image", "none", remedy)
     if samples.augment is not None:
         image, target, _ = samples.read([(0, 0)])
@@ -109,7 +109,7 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device, of: str
         batch = trial.transfer_batch_to_device(batch, device, 0)
         logits, *coarse = (scale.detach() for scale in scales_of(trial, batch))  # checked before the loss fails on them
         needs = ", ".join(trial.loss.needs) if coarse else ""
-        expected = "a loss of logits and target alone, since maps are those of one scale"
+        expected = "a loss of only logits and target, since maps exist at one scale only"
         require(not needs, "model.deep_supervision", expected, f"{trial.loss.name}, which needs {needs}")
         require_shape(logits, (len(logits), module.task.channels, *batch["target"].shape[2:]))
         if isinstance(trial.loss, External):
@@ -118,13 +118,13 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device, of: str
         losses, logits = trial.step(batch)
         value, name = losses.mean(), trial.loss.name
         require(bool(losses.isfinite().all()), name, "a finite number for each image", losses.tolist())
-        require(value.requires_grad, name, "a value with a gradient", "one without, as of detach() or NumPy")
+        require(value.requires_grad, name, "a value with a gradient", "one without, as after detach() or numpy()")
         value.backward()
         trial.val_meter.update(losses, logits, batch["target"], image=batch["index"], valid=batch.get("valid"))
-        with one_sentence("optimizer", "one that takes a step with these options"):
+        with one_sentence("optimizer", "one that can take a step with these options"):
             optimizer = trial.make_optimizer(trial.model.parameters())
             optimizer.step(lambda: float(value.detach()))  # LBFGS needs a closure that returns the loss
-        with one_sentence("scheduler", "options that go together"):
+        with one_sentence("scheduler", "compatible options"):
             _ = trial.make_scheduler(optimizer) if trial.make_scheduler else None
     _tried.add(of)
 
@@ -146,9 +146,9 @@ def scales_of(module: SegModule, batch: Batch) -> list[Tensor]:
     try:
         return module.scales(batch["image"])
     except ValueError as error:
-        other = "more than 1 value per channel" not in str(error)
-        expected = "at least 2 images in each batch, since a batch norm of this model sees one value of each"
-        require(other, "batch_size", expected, len(batch["id"]), "set batch_size=2, or choose another model")
+        unrelated = "more than 1 value per channel" not in str(error)
+        expected = "at least 2 images in each batch, since a batch norm of this model sees one value per image"
+        require(unrelated, "batch_size", expected, len(batch["id"]), "set batch_size=2, or choose another model")
         raise
 
 
@@ -162,11 +162,11 @@ def try_external(loss: External, target: Tensor, channels: int) -> None:
         right = truth = torch.zeros(target.shape, device=target.device)
         truth[..., : -(-width // 8)] = 1
     other = "probabilities" if loss.takes == "logits" else "logits"
-    with one_sentence("loss", f"a function of {loss.takes} and target", f"loss.takes={other} gives it those"):
+    remedy = f"set loss.takes={other} if it expects {other}"
+    with one_sentence("loss", f"a function of {loss.takes} and target", remedy):
         values = [float(loss(scale * (2 * right - 1), truth).mean()) for scale in (-4.0, 0.0, 4.0)]
-    spelled = ", ".join(f"{value:.4g}" for value in values)
-    numbers = all(map(math.isfinite, values))
-    require(numbers, "loss", f"finite numbers of {loss.takes}", spelled, f"loss.takes={other} gives it those")
+    listed = ", ".join(f"{value:.4g}" for value in values)
+    require(all(map(math.isfinite, values)), "loss", f"finite values for {loss.takes}", listed, remedy)
     if not values[0] > values[1] > values[2]:
-        doubt = f"does it want loss.takes={other}, or is it a score to be made large?"
-        log.warning("loss: its values from wrong to right logits are %s and do not fall; %s", spelled, doubt)
+        question = f"does it expect {other} (loss.takes={other}), or is it a score to maximize?"
+        log.warning("loss: its values for logits from wrong to right do not decrease (%s); %s", listed, question)

@@ -70,9 +70,9 @@ class Ema(Callback):
     def _exchange(self, weights: list[Tensor]) -> None:
         assert self.other is not None
         for weight, other in zip(weights, self.other, strict=True):
-            kept = weight.clone()
+            previous = weight.clone()
             weight.copy_(other)  # in place: the optimizer and CUDA graphs refer to these tensors
-            other.copy_(kept)
+            other.copy_(previous)
 
 
 def _weights(module: LightningModule) -> list[Tensor]:

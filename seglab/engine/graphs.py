@@ -37,7 +37,7 @@ class CudaGraph:
         self.inputs = tuple(x if x is None else x.clone() for x in inputs)
         self.parameters = [weight for weight in model.parameters() if weight.requires_grad]
         self.graph = torch.cuda.CUDAGraph()
-        before, numbers = [buffer.clone() for buffer in model.buffers()], torch.cuda.get_rng_state()
+        buffers, random_state = [buffer.clone() for buffer in model.buffers()], torch.cuda.get_rng_state()
         side = torch.cuda.Stream()  # torch requires one for the warm-up passes
         side.wait_stream(torch.cuda.current_stream())
         try:
@@ -56,14 +56,14 @@ class CudaGraph:
             refuse_to_wait(False)  # again, in case a warm-up pass failed
             torch.cuda.current_stream().wait_stream(side)
             with torch.no_grad():
-                for buffer, kept in zip(model.buffers(), before, strict=True):
-                    buffer.copy_(kept)
-            torch.cuda.set_rng_state(numbers)
+                for buffer, saved in zip(model.buffers(), buffers, strict=True):
+                    buffer.copy_(saved)
+            torch.cuda.set_rng_state(random_state)
 
     def __call__(self, inputs: Inputs) -> tuple[Tensor, ...]:
-        for place, x in zip(self.inputs, inputs, strict=True):
-            if place is not None and x is not None:
-                place.copy_(x)
+        for memory, x in zip(self.inputs, inputs, strict=True):
+            if memory is not None and x is not None:
+                memory.copy_(x)
         self.graph.replay()
         return self.outputs
 

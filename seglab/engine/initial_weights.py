@@ -22,14 +22,14 @@ PREFIXES = ("", "model.", "module.", "net.")
 
 def initialize(cfg: Any, model: nn.Module, task: Task, run: Run) -> None:
     """Load the initial weights that a configuration requests, if any; a run that resumes has its own."""
-    require(cfg.init_from or not cfg.init_include, "init_include", "init_from=RUN beside it", "none")
+    require(cfg.init_from or not cfg.init_include, "init_include", "init_from=RUN with it", "none")
     if cfg.init_from and run.last:
         run.note(initial=run.earlier.get("initial"))  # the file may have changed since
     elif cfg.init_from:
-        made = start_from(model, cfg.init_from, to_container(cfg.init_include), task)
-        run.note(initial=made)
-        rest = f"; others such as {', '.join(made['left'][:5])} keep their first values" if made["left"] else ""
-        log.info("init_from: %d of %d weights from %s%s", made["loaded"], made["weights"], made["file"], rest)
+        facts = start_from(model, cfg.init_from, to_container(cfg.init_include), task)
+        run.note(initial=facts)
+        rest = f"; others, such as {', '.join(facts['left'][:5])}, keep their initial values" if facts["left"] else ""
+        log.info("init_from: loaded %d of %d weights from %s%s", facts["loaded"], facts["weights"], facts["file"], rest)
 
 
 def start_from(
@@ -57,19 +57,19 @@ def start_from(
     prefix = max(PREFIXES, key=lambda start: sum(start + name in theirs for name in own))  # the first of equals
     theirs = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
     patterns = [include] if isinstance(include, str) else list(include or "*")
-    some = f"a pattern of names such as {', '.join(list(own)[:3])}"
+    expected = f"a pattern of names such as {', '.join(list(own)[:3])}"
     for pattern in patterns:
-        require(any(matches(name, [pattern]) for name in own), "init_include", some, pattern)
+        require(any(matches(name, [pattern]) for name in own), "init_include", expected, pattern)
     wanted = [name for name in own if matches(name, patterns)]
     loaded = {name: theirs[name] for name in wanted if name in theirs and theirs[name].shape == own[name].shape}
-    names = f"{len(theirs)} others such as {', '.join(list(theirs)[:3])}"
+    others = f"{len(theirs)} others, such as {', '.join(list(theirs)[:3])}"
     fits = [name for name, value in loaded.items() if value.dim()]  # a BatchNorm's num_batches_tracked always fits
     differ = [name for name in wanted if name in theirs and name not in loaded]
     if len(differ) > len(fits):  # a model of another width, not just with another head
-        name, remedy = differ[0], "set the options of model as they were for it"
-        got = f"others, such as {tuple(theirs[name].shape)} instead of {tuple(own[name].shape)} of {name}"
+        name, remedy = differ[0], "set the options of model to those of the trained model"
+        got = f"others, such as {tuple(theirs[name].shape)} instead of {tuple(own[name].shape)} for {name}"
         require(False, f"init_from {file}", "the shapes of this model's weights", got, remedy)
-    require(bool(fits), f"init_from {file}", f"weights that fit, such as {', '.join(wanted[:3])}", names)
+    require(bool(fits), f"init_from {file}", f"weights that fit, such as {', '.join(wanted[:3])}", others)
     model.load_state_dict(loaded, strict=False)
     left = [name for name in own if name not in loaded]
     return {"file": str(file), "sha256": sha256(file), "weights": len(own), "loaded": len(loaded), "left": left}

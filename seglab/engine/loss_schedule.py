@@ -62,11 +62,11 @@ def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
         if fault := next(faults({who: {"_target_": f"{__name__}.Ramp", **spec}}), None):
             raise ContractError(fault)
         ramp = Ramp(**spec)
-        own = _value(loss, path, who)
-        require(isinstance(own, float | int | None), who, "a parameter that is a number", type(own).__name__)
-        start = own if ramp.start is None else ramp.start
+        value = _value(loss, path, who)
+        require(isinstance(value, float | int | None), who, "a parameter that is a number", type(value).__name__)
+        start = value if ramp.start is None else ramp.start
         require(isinstance(start, int | float), who, "a number as start", start)
-        require(ramp.epochs >= 1, who, "at least 1 of epochs", ramp.epochs)
+        require(ramp.epochs >= 1, who, "epochs of at least 1", ramp.epochs)
         above = ramp.shape != "exponential" or start > 0 < ramp.to
         require(above, who, "start and to above 0 for shape=exponential", f"{start} and {ramp.to}")
         found[path] = replace(ramp, start=start)
@@ -78,12 +78,12 @@ def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
 def unreached(loss: Loss, found: Mapping[Path, Ramp], epochs: int, every: int = 1) -> list[str]:
     """Return a sentence for each ramp or switch of losses not reached in `epochs`, with validation every `every`."""
     late = {".".join(path): ramp.epochs for path, ramp in found.items() if ramp.epochs >= epochs}
-    said = [f"schedule.{name}: needs more than {end} epochs, the training has {epochs}" for name, end in late.items()]
+    sentences = [f"schedule.{name}: needs more than {end} epochs, got {epochs}" for name, end in late.items()]
     switches = bool(loss.at_epoch([0.0] * 10**5)[1])  # if 10**5 epochs do not improve
     history = [0.0 if epoch % every == 0 else None for epoch in range(1, epochs)]
     if switches and not loss.at_epoch(history)[1]:
-        said.append(f"loss: no second loss takes over in {epochs} epochs (trainer.max_epochs)")
-    return said
+        sentences.append(f"loss: the switch to the second loss needs more than {epochs} epochs (trainer.max_epochs)")
+    return sentences
 
 
 def _leaves(node: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:
@@ -98,10 +98,10 @@ def _value(loss: Loss, path: Path, who: str) -> Any:
     """Return the value of a parameter; raise ContractError unless the parameter takes real numbers."""
     node: Any = loss
     for name in path:
-        known = _parts(node)
-        require(bool(known), who, "a loss with a parameter that is a real number", type(node).__name__)
-        require(name in known, who, f"one of {', '.join(known)}", name)
-        node = known[name]
+        parts = _parts(node)
+        require(bool(parts), who, "a loss with a parameter that is a real number", type(node).__name__)
+        require(name in parts, who, f"one of {', '.join(parts)}", name)
+        node = parts[name]
     return node
 
 
@@ -168,23 +168,23 @@ class LossSchedule(Checkpoint):  # called when an epoch's metrics are known, bef
         self.switches = bool(self.loss.at_epoch([0.0] * (trainer.max_epochs or 0))[1])  # if nothing improves
         fixed = not (self.ramps or self.switches) or not module.monitor.endswith("/loss")
         remedy = "set monitor=val/iou_pooled"
-        require(fixed, "monitor", "a value that does not change its meaning with the loss", module.monitor, remedy)
+        require(fixed, "monitor", "a metric whose meaning does not change with the loss", module.monitor, remedy)
         if self.ramps:
             module.cuda_graph = False  # each parameter value would need its own graph
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         loss = scheduled(self.loss, self.ramps, trainer.current_epoch)
-        now, switched = loss.at_epoch(self.history)
-        if now != self.module.loss:  # an equal loss is kept, since CUDA graphs belong to one object
-            self.module.loss = now
+        current, switched = loss.at_epoch(self.history)
+        if current != self.module.loss:  # an equal loss is kept, since CUDA graphs belong to one object
+            self.module.loss = current
         if trainer.current_epoch in switched:
             trainer.optimizers[0].state.clear()
             log.info("epoch %d: the loss is now %s", trainer.current_epoch + 1, self.module.loss.name)
-        known = {f"loss/{'.'.join(path)}": ramp.at(trainer.current_epoch) for path, ramp in self.ramps.items()}
-        known |= {"loss/stage": 1.0 + len(switched)} if self.switches else {}
-        if known:
+        values = {f"loss/{'.'.join(path)}": ramp.at(trainer.current_epoch) for path, ramp in self.ramps.items()}
+        values |= {"loss/stage": 1.0 + len(switched)} if self.switches else {}
+        if values:
             # float32 would turn 0.1 into 0.10000000149
-            self.module.log_values({name: torch.tensor(value, dtype=torch.float64) for name, value in known.items()})
+            self.module.log_values({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         value = metrics_of_epoch(trainer).get(self.module.monitor)

@@ -40,7 +40,7 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: str | Iterable[float], std: str | Iterable[float]) -> None:
         super().__init__()
-        remedy = "seglab.train finds those of `auto`, and writes them into run.json"
+        remedy = "seglab.train computes those of `auto` and writes them to run.json"
         require("auto" not in (mean, std), "normalization", "numbers for dataset.mean and dataset.std", "auto", remedy)
         mean, std = torch.tensor(list(mean)), torch.tensor(list(std))
         self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1), persistent=False)
@@ -118,8 +118,8 @@ class SegModule(LightningModule):
         task: Task | None = None,
     ) -> None:
         super().__init__()
-        remedy = "seglab.losses.External(function=...) makes one of any callable"
-        require(isinstance(loss, Loss), "SegModule", "a loss of seglab", type(loss).__name__, remedy)
+        remedy = "wrap any callable in seglab.losses.External(function=...)"
+        require(isinstance(loss, Loss), "SegModule", "a seglab loss", type(loss).__name__, remedy)
         self.task = task or Task()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)
@@ -149,10 +149,10 @@ class SegModule(LightningModule):
     def scales(self, image: Image) -> list[Logits]:
         """Return the logits of decoded images and, in training, those of the model's coarser scales if it has any."""
         image = self.normalize(image).contiguous(memory_format=self.memory_format)
-        plain = self.compiled and not self.training  # evaluation shapes take longer to compile than to compute
-        with torch.compiler.set_stance("force_eager") if plain else nullcontext():
-            found = self.model(image)
-        return found if isinstance(found, list) else [found]
+        eager = self.compiled and not self.training  # evaluation shapes take longer to compile than to compute
+        with torch.compiler.set_stance("force_eager") if eager else nullcontext():
+            logits = self.model(image)
+        return logits if isinstance(logits, list) else [logits]
 
     def probability(self, logits: Logits) -> Tensor:
         """Return the probability of each class: a softmax for a multiclass task, else a sigmoid of each logit."""
@@ -180,9 +180,9 @@ class SegModule(LightningModule):
         return losses.mean()
 
     def _measured_step(self, batch: Batch, meter: Meter, tiled: bool = False) -> tuple[PerImage, Logits]:
-        keys, named = {*KEYS, *self.loss.needs}, isinstance(batch, dict)
-        got = ", ".join(map(str, batch)) if named else type(batch).__name__
-        require(named and keys <= batch.keys(), "SegModule", f"batches with {', '.join(sorted(keys))}", got)
+        keys, is_dict = {*KEYS, *self.loss.needs}, isinstance(batch, dict)
+        got = ", ".join(map(str, batch)) if is_dict else type(batch).__name__
+        require(is_dict and keys <= batch.keys(), "SegModule", f"batches with {', '.join(sorted(keys))}", got)
         losses, logits, measured = self._repeat(batch, meter) or (*self.step(batch), None)
         self.check_finite(losses, batch["id"])
         image = batch["index"] if tiled else None  # a training patch counts as one image
@@ -222,11 +222,11 @@ class SegModule(LightningModule):
         plugin = self.trainer.precision_plugin
         fused = getattr(plugin, "scaler", None) is not None and optimizer.defaults.get("fused")
         remedy = "set optimizer.fused=null or trainer.precision=bf16-mixed"
-        got = f"{type(optimizer).__name__}, fused, with trainer.precision=16-mixed"
+        got = f"those of a fused {type(optimizer).__name__} with trainer.precision=16-mixed"
         scaled = fused and gradient_clip_val
-        require(not scaled, "trainer.gradient_clip_val", "gradients without a scale", got, remedy)
-        how = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-        Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0, how)
+        require(not scaled, "trainer.gradient_clip_val", "unscaled gradients", got, remedy)
+        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0, algorithm)
 
     def on_train_start(self) -> None:
         """Use CUDA graphs if each step is one batch on one device and does not scale its loss.
@@ -234,11 +234,11 @@ class SegModule(LightningModule):
         DDP cannot be recorded even on one device, because it keeps autograd nodes of earlier steps.
         """
         trainer = self.trainer
-        alone = isinstance(trainer.strategy, SingleDeviceStrategy)
-        if not alone:  # DDP's gradients come from another stream, the one on which Lightning set it up
+        single_device = isinstance(trainer.strategy, SingleDeviceStrategy)
+        if not single_device:  # DDP's gradients come from another stream, the one on which Lightning set it up
             warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
-        plain = alone and trainer.accumulate_grad_batches == 1 and trainer.precision != "16-mixed"
-        if self.cuda_graph and self.device.type == "cuda" and plain:
+        recordable = single_device and trainer.accumulate_grad_batches == 1 and trainer.precision != "16-mixed"
+        if self.cuda_graph and self.device.type == "cuda" and recordable:
             self.graphs = Graphs(self)
 
     def on_train_end(self) -> None:
@@ -258,8 +258,9 @@ class SegModule(LightningModule):
         for losses, ids in unchecked:
             finite = torch.isfinite(losses).tolist()
             if not all(finite):
-                bad = [name for name, fine in zip(ids, finite, strict=True) if not fine]
-                raise self._diverged(f"loss: expected a finite number, got {losses[finite.index(False)].item()}", bad)
+                names = [name for name, is_finite in zip(ids, finite, strict=True) if not is_finite]
+                fault = f"loss: expected a finite number, got {losses[finite.index(False)].item()}"
+                raise self._diverged(fault, names)
 
     def _diverged(self, fault: str, ids: list[str]) -> ContractError:
         place = f"in epoch {self.current_epoch} for {', '.join(ids)}"
@@ -275,9 +276,9 @@ class SegModule(LightningModule):
         """Log the epoch and step the scheduler; Lightning would step a plateau scheduler after the checkpoint."""
         self._log("train", self.train_meter)
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            known = metrics_of_epoch(self.trainer)
-            if self.monitor in known:
-                self.scheduler.step(float(known[self.monitor]))
+            metrics = metrics_of_epoch(self.trainer)
+            if self.monitor in metrics:
+                self.scheduler.step(float(metrics[self.monitor]))
         elif self.scheduler is not None:
             self.scheduler.step()
 
@@ -307,8 +308,8 @@ class SegModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         torch.set_rng_state(checkpoint["random_state"]["cpu"].cpu())
-        here = torch.cuda.device_count()  # a run may resume on a machine with fewer GPUs, or with none
-        for device, state in enumerate(checkpoint["random_state"]["gpu"][:here]):
+        count = torch.cuda.device_count()  # a run may resume on a machine with fewer GPUs, or with none
+        for device, state in enumerate(checkpoint["random_state"]["gpu"][:count]):
             torch.cuda.set_rng_state(state.cpu(), device)
         self._schedule = checkpoint["schedule"]  # Lightning calls configure_optimizers later
 

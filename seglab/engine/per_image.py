@@ -51,13 +51,13 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, before the
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
-            own = {"lr": self._lr, "seconds": round(time.perf_counter() - self._since, 3)}
+            values = {"lr": self._lr, "seconds": round(time.perf_counter() - self._since, 3)}
             for logger in trainer.loggers:
-                logger.log_metrics({**own, "epoch": trainer.current_epoch}, trainer.global_step)
-            row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **own}
-            known = metrics_of_epoch(trainer)
-            by_stage = sorted(known, key=lambda name: name.split("/")[0])  # train before val, order kept within each
-            self.rows.append(row | {name: float(known[name]) for name in by_stage})
+                logger.log_metrics({**values, "epoch": trainer.current_epoch}, trainer.global_step)
+            row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **values}
+            metrics = metrics_of_epoch(trainer)
+            by_stage = sorted(metrics, key=lambda name: name.split("/")[0])  # train before val, order kept within each
+            self.rows.append(row | {name: float(metrics[name]) for name in by_stage})
             if time.perf_counter() - self._written > EPOCH_TABLE_SECONDS:
                 self.write(trainer)
 
@@ -128,26 +128,26 @@ class ImageTable:
         self, losses: PerImage, logits: Logits, target: Tensor, ids: Sequence[str], valid: Tensor | None = None
     ) -> None:
         """Add a batch: losses (b,), logits, target and `valid` (b, 1, h, w) as in `decide`, and the image ids."""
-        found, several = decide(logits, target, self.threshold, valid, self.task.kind), (-1, self.task.channels)
-        columns = torch.stack([column.double() for column in count(found)], 1)  # exact to 2^53; float32 to 2^24
-        counted, tables = (x.unflatten(0, several).cpu().numpy() for x in (columns, histogram(found)))
-        predicted, true = (x.unflatten(0, several).cpu().numpy() for x in (found.predicted, found.truth))
+        pixels, shape = decide(logits, target, self.threshold, valid, self.task.kind), (-1, self.task.channels)
+        columns = torch.stack([column.double() for column in count(pixels)], 1)  # exact to 2^53; float32 to 2^24
+        counts, histograms = (x.unflatten(0, shape).cpu().numpy() for x in (columns, histogram(pixels)))
+        predicted, true = (x.unflatten(0, shape).cpu().numpy() for x in (pixels.predicted, pixels.truth))
         exclusive = self.task.kind == "multiclass"
         cells = confusion(logits, target, valid).cpu().numpy() if exclusive else [None] * len(ids)
         for i, (name, loss) in enumerate(zip(ids, losses.tolist(), strict=True)):
             numbers = self.objects[name]() if self.outlines and name in self.objects else None
             shapes: list[dict[str, float]] = [{} for _ in true[i]] if self.outlines else []
             for k in self.task.scored if shapes else ():  # a background has no objects
-                computed = submit(self.processes, shape_scores, predicted[i, k], true[i, k], numbers)
-                self._waiting.append((shapes[k], computed))  # fills its record later
-            self.records.append(Record(name, counted[i], tables[i], loss, shapes, cells[i]))
+                future = submit(self.processes, shape_scores, predicted[i, k], true[i, k], numbers)
+                self._waiting.append((shapes[k], future))  # fills its record later
+            self.records.append(Record(name, counts[i], histograms[i], loss, shapes, cells[i]))
             self._collect(max(2**24 // true[i, 0].size, 2 * self.processes))  # 64 images of 512 pixels
 
     def _collect(self, ahead: int) -> None:
         """Collect shape scores from the workers until at most `ahead` are pending, whose masks stay in memory."""
         while len(self._waiting) > ahead:
-            row, computed = self._waiting.popleft()
-            row.update(computed.result())
+            row, future = self._waiting.popleft()
+            row.update(future.result())
 
     def gather(self) -> None:
         """Gather the records of all processes, in the order of the images."""
@@ -165,14 +165,14 @@ class ImageTable:
         records, classes = self.records, self.task.classes
         columns = torch.tensor(np.concatenate([record.counts for record in records])).T
         whole = [column.long() for column in columns[:4]]  # tp, fp, fn, tn; the others are sums of probabilities
-        counted = Counts(*whole, *columns[4:])
+        counts = Counts(*whole, *columns[4:])
         names = [record.id for record in records for _ in classes]
         groups = [self.groups[name] for name in names]
         table: dict[str, Any] = {"id": names, "group": groups, "class": [*classes] * len(records)}
-        table |= {"pixels": sum(whole), "foreground": counted.tp + counted.fn, **counted._asdict()}
+        table |= {"pixels": sum(whole), "foreground": counts.tp + counts.fn, **counts._asdict()}
         table["loss"] = [record.loss for record in records for _ in classes]
-        shapes = pd.DataFrame([one for record in records for one in record.shapes])
-        return pd.concat([pd.DataFrame(table | scores(counted, self.empty)), shapes], axis=1)
+        shapes = pd.DataFrame([row for record in records for row in record.shapes])
+        return pd.concat([pd.DataFrame(table | scores(counts, self.empty)), shapes], axis=1)
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         """Return this pass's arrays of histograms.npz: `<prefix>` (n, classes, 2, 256) and `<prefix>_ids` (n,).
@@ -181,9 +181,9 @@ class ImageTable:
         """
         tables = np.stack([record.histogram for record in self.records]).astype(np.int32)
         # Ids as in per_image.csv, where an id such as =A1 is escaped
-        found = {prefix: tables, f"{prefix}_ids": np.array([cell(record.id) for record in self.records])}
+        arrays = {prefix: tables, f"{prefix}_ids": np.array([cell(record.id) for record in self.records])}
         cells = [record.confusion for record in self.records if record.confusion is not None]
-        return found | ({f"{prefix}_confusion": np.sum(cells, axis=0)} if cells else {})
+        return arrays | ({f"{prefix}_confusion": np.sum(cells, axis=0)} if cells else {})
 
 
 def means(table: pd.DataFrame, task: Task) -> dict[str, float]:
@@ -191,16 +191,17 @@ def means(table: pd.DataFrame, task: Task) -> dict[str, float]:
 
     For several classes, return the mean over the scored classes, and each class's own values (`iou/cup`).
     """
-    found = {}
+    by_class = {}
     for name, rows in table.groupby("class", sort=False):
-        one = {score: float(rows[score].mean()) for score in table.columns[table.columns.get_loc("loss") :]}
+        values = {score: float(rows[score].mean()) for score in table.columns[table.columns.get_loc("loss") :]}
         if "objects" in rows and rows["objects"].any():
-            one["object_recall"] = float(rows["objects_found"].sum() / rows["objects"].sum())
-        known = task.classes.index(name) in task.scored  # a background has no shape scores
-        found[name] = one if known else {score: value for score, value in one.items() if np.isfinite(value)}
-    scored = pd.DataFrame([found[task.classes[k]] for k in task.scored]).mean()
-    each = {f"{score}/{name}": value for name, one in found.items() for score, value in one.items() if score != "loss"}
-    return {str(score): float(value) for score, value in scored.items()} | (each if task.channels > 1 else {})
+            values["object_recall"] = float(rows["objects_found"].sum() / rows["objects"].sum())
+        if task.classes.index(name) not in task.scored:  # a background has no shape scores
+            values = {score: value for score, value in values.items() if np.isfinite(value)}
+        by_class[name] = values
+    overall = pd.DataFrame([by_class[task.classes[k]] for k in task.scored]).mean()
+    own = {f"{score}/{name}": v for name, values in by_class.items() for score, v in values.items() if score != "loss"}
+    return {str(score): float(value) for score, value in overall.items()} | (own if task.channels > 1 else {})
 
 
 @torch.no_grad()
@@ -216,7 +217,7 @@ def score(module: SegModule, measured: Iterable[Measured], records: ImageTable) 
         records.add(losses, logits, target, batch["id"], valid)
     module.raise_if_not_finite()
     records.gather()
-    require(bool(records.records), "data", "images that can be read", "none")
+    require(bool(records.records), "data", "at least one readable image", "none")
     metrics = {name: float(value) for name, value in module.test_meter.flush().items()}
     return metrics | means(records.table(), records.task)
 
@@ -226,9 +227,9 @@ def steps(
 ) -> Iterator[Measured]:
     """Yield losses, logits and batch for each batch of a loader, computed on the module's device under `autocast`."""
     for batch in tqdm(loader, "measure", delay=3, leave=False, disable=None):
-        moved = {key: value.to(module.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+        on_device = {key: x.to(module.device) if isinstance(x, Tensor) else x for key, x in batch.items()}
         with autocast():
-            yield *module.step(moved), moved
+            yield *module.step(on_device), on_device
 
 
 @torch.no_grad()
@@ -246,17 +247,17 @@ def predict(module: SegModule, samples: Samples, numbers: Iterable[int], size: i
     images, truths = (torch.cat([batch[key] for batch in batches]) for key in ("image", "target"))
     if module.task.kind == "multiclass":
         truths = (truths == torch.arange(module.task.channels).view(-1, 1, 1)).byte()
-    one = 0 if module.task.channels == 1 else slice(None)
-    found = {
+    channels = 0 if module.task.channels == 1 else slice(None)
+    arrays = {
         "ids": np.array([cell(name) for batch in batches for name in batch["id"]]),
         "images": in_colors(images.to(torch.uint8).permute(0, 2, 3, 1).numpy()),
-        "truths": truths[:, one].numpy(),
-        "probabilities": maps[:, one].numpy().astype(np.float16),
+        "truths": truths[:, channels].numpy(),
+        "probabilities": maps[:, channels].numpy().astype(np.float16),
     }
     if any("valid" in batch for batch in batches):
         marks = [batch.get("valid", torch.ones_like(batch["target"][:, :1], dtype=torch.bool)) for batch in batches]
-        found["valid"] = torch.cat(marks)[:, 0].numpy()
-    return found
+        arrays["valid"] = torch.cat(marks)[:, 0].numpy()
+    return arrays
 
 
 def pictures(shown: Mapping[str, np.ndarray]) -> Iterator[Picture]:

@@ -59,10 +59,10 @@ def evaluation_processes(cfg: Any) -> int:
 
 def cores() -> int:
     """Return the number of cores that this process may use, at most OMP_NUM_THREADS (set by Ray and SLURM)."""
-    found = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    available = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     outermost = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2" is one per nesting level
     limit = int(outermost) if outermost.isdecimal() else 0
-    return min(found, limit or found)  # OpenMP ignores 0 and invalid numbers
+    return min(available, limit or available)  # OpenMP ignores 0 and invalid numbers
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from typing import Any
 from seglab.engine.sweep import end_with_parent
 
 _warn_once = functools.cache(logging.getLogger(__name__).warning)  # warns only once for each message
-DIED = "evaluation_processes: one has died (for lack of memory?); the rest is computed in this process"
+DIED = "evaluation_processes: a worker died (out of memory?); this process computes the remaining scores and pictures"
 
 _pools: dict[int, futures.ProcessPoolExecutor] = {}
 
@@ -24,12 +24,12 @@ def submit(processes: int, function: Callable[..., Any], *args: Any) -> futures.
     """Compute `function(*args)` in one of `processes` workers; in this process if there are none or one has died."""
     result: futures.Future[Any] = futures.Future()
 
-    def take(computed: futures.Future[Any] | None = None) -> None:
+    def set_result(computed: futures.Future[Any] | None = None) -> None:
         try:
             result.set_result(computed.result() if computed else function(*args))
         except futures.BrokenExecutor:  # raised for the call in a worker that died, and all calls after it
             _warn_once(DIED)
-            take()
+            set_result()
         except Exception as error:
             result.set_exception(error)
 
@@ -37,10 +37,10 @@ def submit(processes: int, function: Callable[..., Any], *args: Any) -> futures.
         spawn = multiprocessing.get_context("spawn")
         _pools[processes] = futures.ProcessPoolExecutor(processes, spawn, _prepare, (os.getpid(),))
     try:
-        _pools[processes].submit(function, *args).add_done_callback(take) if processes else take()
+        _pools[processes].submit(function, *args).add_done_callback(set_result) if processes else set_result()
     except futures.BrokenExecutor:
         _warn_once(DIED)
-        take()
+        set_result()
     return result
 
 

@@ -63,7 +63,8 @@ def test_what_depends_on_the_number_of_processes_is_known_before_they_start(tmp_
 def test_of_several_nodes_each_must_know_its_number(tmp_path, monkeypatch):
     for name in ("RANK", "NODE_RANK", "SLURM_PROCID", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ContractError, match=r"trainer.num_nodes: expected to know which .* got no number; start it by"):
+    sentence = r"trainer\.num_nodes: expected a rank for each node, got none for this node; start the run with torchrun"
+    with pytest.raises(ContractError, match=sentence):
         train_small(tmp_path, "trainer.num_nodes=2", "trainer.strategy=ddp")
     assert rank() == 0
     monkeypatch.setenv("NODE_RANK", "1")
@@ -114,7 +115,7 @@ def test_the_error_of_another_process_is_kept_and_the_first_says_where(tmp_path)
     said = python("-m", "seglab.train", *words, cwd=tmp_path)
     assert said.returncode == 1
     message = facts_of(tmp_path / "two")["error"]["message"]
-    assert message.startswith("trainer: expected all processes to the end, got one that has ended; its error")
+    assert message.startswith("trainer: expected all processes to finish, got one that ended early; see its error")
     assert "ValueError: boom" in (tmp_path / "two/train_ddp_process_1.log").read_text()
     assert message in said.stderr
     assert "[rank0]: Traceback" not in said.stderr

@@ -173,8 +173,8 @@ def test_a_finished_run_is_skipped_or_made_again_to_the_last_bit_and_keeps_its_f
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["trainer.accelerator=gpu"], r"trainer\.accelerator: expected a GPU, got none here; use trainer=cpu"),
-        (["trainer.precision=16-mixed"], r"trainer\.precision: expected one that a CPU computes in, got 16-mixed"),
+        (["trainer.accelerator=gpu"], r"trainer\.accelerator: expected a GPU, got none; use trainer=cpu"),
+        (["trainer.precision=16-mixed"], r"trainer\.precision: expected one that a CPU supports, got 16-mixed"),
         (["dataset=folder", "dataset.root=/nowhere"], "/nowhere"),
         (["dataset.size=30", "model.depth=4"], r"30"),
         (["dataset.channels=1", "model.in_channels=3"], r"channel"),
@@ -184,7 +184,10 @@ def test_a_finished_run_is_skipped_or_made_again_to_the_last_bit_and_keeps_its_f
             ["dataset.scene=organ", "loss=lovasz_hinge"],
             r"LovaszHinge: expected task to be binary or multilabel, got 'multiclass'",
         ),
-        (["model.depth=3", "model.deep_supervision=true", "loss=boundary"], r"alone, .*, got Boundary, which needs d"),
+        (
+            ["model.depth=3", "model.deep_supervision=true", "loss=boundary"],
+            r"only logits and target, .*, got Boundary, which needs d",
+        ),
         (["dataset.empty=1", "empty=skip"], r"monitor=val/iou_pooled: expected a validation image with foreground"),
         (["monitor=val/nothing"], r"monitor: expected a metric of an epoch such as val/iou, .*, got val/nothing"),
     ],

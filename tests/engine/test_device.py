@@ -28,7 +28,8 @@ def test_freed_memory_is_kept_by_a_glibc_that_limits_the_threshold_too(monkeypat
 
 
 @pytest.mark.parametrize(
-    ("end", "got"), [("kill -KILL $$", r"died with signal 9 \(SIGKILL\); the same"), ("exit 1", "has ended; its error")]
+    ("end", "got"),
+    [("kill -KILL $$", r"died with signal 9 \(SIGKILL\); run the same"), ("exit 1", "ended early; see its error")],
 )
 def test_a_process_of_the_run_that_was_killed_is_told_by_its_signal(end, got):
     process = subprocess.Popen(["sh", "-c", end])

@@ -58,7 +58,7 @@ def test_what_does_not_fit_is_named_and_keeps_its_first_values(tmp_path):
 
 def test_a_model_of_another_width_is_refused_and_one_with_another_head_is_not(tmp_path):
     file = saved(tmp_path, Net(width=8).state_dict(), "lightning")
-    said = r"others, such as \(8, 3, 3, 3\) instead of \(4, 3, 3, 3\) of encoder\.0\.weight; set the options of model"
+    said = r"others, such as \(8, 3, 3, 3\) instead of \(4, 3, 3, 3\) for encoder\.0\.weight; set the options of model"
     with pytest.raises(ContractError, match=said):
         start_from(Net(), file)
     assert start_from(Net(width=8, out=2), file)["left"] == ["head.weight", "head.bias"]
@@ -78,7 +78,7 @@ def test_where_nothing_can_be_loaded_is_one_sentence(tmp_path):
     other = saved(tmp_path, {"down.weight": torch.zeros(1)}, "bare")
     (tmp_path / "text.ckpt").write_text("no weights")
     for source, include, words in (
-        (other, None, r"weights that fit, such as encoder.0.weight.*got 1 others such as down.weight"),
+        (other, None, r"weights that fit, such as encoder.0.weight.*got 1 others, such as down.weight"),
         (str(tmp_path), None, "a run.json written by"),
         (str(tmp_path / "text.ckpt"), None, "a file of weights, got .*text.ckpt"),
         (2024, None, "init_from: expected the folder of a run, or a .ckpt or .safetensors file, got 2024"),

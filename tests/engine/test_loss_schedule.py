@@ -39,11 +39,11 @@ def test_what_does_not_happen_in_a_training_is_said():
     loss = Switch(first=WeightedBCE(pos_weight=2.0), second=Dice(), at=3)
     found = ramps({"first": {"pos_weight": {"to": 1, "epochs": 4}}}, loss)
     assert unreached(loss, found, 5) == []
-    late = "schedule.first.pos_weight: needs more than 4 epochs, the training has"
+    late = "schedule.first.pos_weight: needs more than 4 epochs, got"
     assert unreached(loss, found, 4) == [f"{late} 4"]  # the first epoch has the start value
     assert unreached(loss, found, 3) == [
         f"{late} 3",
-        "loss: no second loss takes over in 3 epochs (trainer.max_epochs)",
+        "loss: the switch to the second loss needs more than 3 epochs (trainer.max_epochs)",
     ]
     assert unreached(BCE(), {}, 1) == []
     patient = Switch(first=BCE(), second=Dice(), patience=2)
@@ -74,7 +74,7 @@ BCE_WEIGHT = WeightedBCE(pos_weight=2.0)
         (BCE(), {"weight": {"to": 1, "epochs": 3}}, r"schedule\.weight: expected a loss with a parameter .*, got BCE"),
         (BCE_WEIGHT, {"pos_weight": 3}, r"schedule\.pos_weight: expected {to: NUMBER, epochs: COUNT}, got 3"),
         (BCE_WEIGHT, {"pos_weight": {"epochs": 1}}, r"expected a value for to, which Ramp requires, got none"),
-        (BCE_WEIGHT, {"pos_weight": {"to": 1, "epochs": 0}}, r"expected at least 1 of epochs, got 0"),
+        (BCE_WEIGHT, {"pos_weight": {"to": 1, "epochs": 0}}, r"expected epochs of at least 1, got 0"),
         (BCE_WEIGHT, {"pos_weight": {"to": 1, "steps": 9}}, r"steps: expected one of to, epochs, shape, start"),
         (BCE_WEIGHT, {"pos_weight": {"to": 0, "epochs": 1}}, r"BCE: expected pos_weight to be above 0, .*, got 0"),
         (Dice(), {"smooth": {"to": 1, "epochs": 1, "shape": "exponential"}}, r"start and to above 0 for shape=exp"),

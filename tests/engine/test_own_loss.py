@@ -98,7 +98,7 @@ def dice_without_sigmoid(logits, target):
 def test_an_external_loss_that_does_not_fall_when_logits_become_right_is_warned_of(function, doubtful, caplog):
     binary = torch.zeros(2, 1, 16, 16)
     try_external(External(function=function), binary, 1)
-    assert ("from wrong to right logits" in caplog.text) == doubtful
+    assert ("loss: its values for logits from wrong to right do not decrease (" in caplog.text) == doubtful
 
 
 @pytest.mark.parametrize("labels", ["ids", "shares"])
@@ -111,4 +111,4 @@ def test_an_external_loss_of_several_classes_that_rises_is_warned_of(labels, cap
         caplog.clear()
         loss = External(function=function, labels=labels, task="multiclass")
         try_external(loss, torch.zeros(2, 1, 16, 16, dtype=torch.uint8), 3)
-        assert ("from wrong to right logits" in caplog.text) == doubtful
+        assert ("loss: its values for logits from wrong to right do not decrease (" in caplog.text) == doubtful
