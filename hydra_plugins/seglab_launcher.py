@@ -68,9 +68,9 @@ class LocalLauncher(Launcher):
         setup_globals()  # registers resolvers such as `hydra:`, as all launchers of Hydra do
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         composed = [self.compose(list(words), initial_job_idx + k) for k, words in enumerate(job_overrides)]
-        asked = [folder_of(job) for job in composed]
+        requested = [folder_of(job) for job in composed]
         by_folder: dict[Path, DictConfig] = {}
-        for folder, job in zip(asked, composed, strict=True):  # optimizer.lr=1e-3,0.001 is one run, not two
+        for folder, job in zip(requested, composed, strict=True):  # optimizer.lr=1e-3,0.001 is one run, not two
             by_folder.setdefault(folder, job)
         folders, jobs = list(by_folder), list(by_folder.values())
         at_once = runs_at_once(self.n_jobs, jobs)
@@ -88,19 +88,19 @@ class LocalLauncher(Launcher):
             gc.enable()
         gc.freeze()  # or the collection after each run scans all imported objects, and children copy their memory
         try:
-            done: list[JobReturn] = []
+            results: list[JobReturn] = []
             if plan:
-                done += map(self.run, jobs)
+                results += map(self.run, jobs)
             elif at_once == 1:
                 for k, job in enumerate(jobs):
-                    done.append(self.run(job))
+                    results.append(self.run(job))
                     progress.ended(k)
             else:
                 values = run_in_processes(lambda k: self.run_in_child(jobs[k]), len(jobs), at_once, progress.ended)
-                done += [JobReturn(status=JobStatus.COMPLETED, _return_value=value) for value in values]
+                results += [JobReturn(status=JobStatus.COMPLETED, _return_value=value) for value in values]
         finally:
             gc.unfreeze()  # triton warns if a process ends without collecting its objects
-        return [done[folders.index(folder)] for folder in asked]
+        return [results[folders.index(folder)] for folder in requested]
 
     def compose(self, words: list[str], number: int) -> DictConfig:
         """Compose the configuration of one job."""
@@ -118,9 +118,9 @@ class LocalLauncher(Launcher):
             from seglab.engine.cli import sentence_of
             from seglab.engine.sweep import refuse
 
-            said = sentence_of(error, "train")
-            log.error("%s", said)
-            refuse(folder_of(job), error, said)
+            sentence = sentence_of(error, "train")
+            log.error("%s", sentence)
+            refuse(folder_of(job), error, sentence)
             return JobReturn(status=JobStatus.COMPLETED, _return_value=float("nan"))
         finally:  # the job configured its own logging
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)

@@ -39,12 +39,12 @@ def pass_on_sigterm(trainer: Trainer) -> Trainer:
     """
     connector: Any = trainer._signal_connector
 
-    def note(number: int, frame: object) -> None:
+    def on_sigterm(number: int, frame: object) -> None:
         if not connector.received_sigterm and trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(number)
         connector.received_sigterm = True
 
-    connector._sigterm_notifier_fn = note
+    connector._sigterm_notifier_fn = on_sigterm
     return trainer
 
 
@@ -68,11 +68,12 @@ class StopAfter(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        done, most = trainer.current_epoch, trainer.max_epochs  # Lightning has already incremented current_epoch
-        if most is not None and done < min(most, self.epochs):
+        done, planned = trainer.current_epoch, trainer.max_epochs  # Lightning has already incremented current_epoch
+        if planned is not None and done < min(planned, self.epochs):
             reasons = [callback.stopping_reason_message for callback in trainer.early_stopping_callbacks]
-            why = next(filter(None, reasons), "by trainer.max_time or a callback")
-            log.info("stopped after epoch %d of %d: %s", done, most, why.removesuffix(" Signaling Trainer to stop."))
+            reason = next(filter(None, reasons), "by trainer.max_time or a callback")
+            reason = reason.removesuffix(" Signaling Trainer to stop.")
+            log.info("stopped after epoch %d of %d: %s", done, planned, reason)
 
 
 class Progress(TQDMProgressBar):
@@ -97,7 +98,7 @@ class EpochLines(Checkpoint):  # Lightning calls Checkpoint callbacks last, when
         last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.is_global_zero and (last or time.monotonic() - self._last > self.every):
             self._last = time.monotonic()
-            known = metrics_of_epoch(trainer)
+            metrics = metrics_of_epoch(trainer)
             keys = dict.fromkeys(("train/loss", "val/loss", "val/iou", str(module.monitor)))
-            words = [f"{key} {float(known[key]):.4f}" for key in keys if key in known]
-            log.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, "  ".join(words))
+            values = [f"{key} {float(metrics[key]):.4f}" for key in keys if key in metrics]
+            log.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, "  ".join(values))

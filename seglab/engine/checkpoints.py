@@ -19,9 +19,9 @@ def checkpoints(folder: Path, monitor: str, mode: str) -> list[ModelCheckpoint]:
     """Return the callbacks that save the best weights by `monitor` (`mode` max or min), and all that resuming needs."""
     common: dict[str, Any] = {"dirpath": folder, "save_top_k": 1, "enable_version_counter": False}
     # A training metric is known when its epoch ends; None lets Lightning save after each epoch with a validation
-    trained = True if monitor.startswith("train/") else None
-    kept: dict[str, Any] = {"monitor": monitor, "mode": mode, "save_weights_only": True}
-    best = ModelCheckpoint(filename="best", save_on_train_epoch_end=trained, **kept, **common)
+    at_epoch_end = True if monitor.startswith("train/") else None
+    by_monitor: dict[str, Any] = {"monitor": monitor, "mode": mode, "save_weights_only": True}
+    best = ModelCheckpoint(filename="best", save_on_train_epoch_end=at_epoch_end, **by_monitor, **common)
     # Without a monitor the mode has no effect, but it makes Lightning's key differ from that of callbacks.snapshots
     every: dict[str, Any] = {"every_n_epochs": 1, "save_on_train_epoch_end": True, "mode": "max"}
     return [best, ModelCheckpoint(filename="last", **every, **common)]
@@ -40,29 +40,29 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def __init__(self, identity: str, every: float = 30.0) -> None:
         self.identity, self.every = identity, every
-        self._kept: dict[Path, dict[str, Any]] = {}
+        self._pending: dict[Path, dict[str, Any]] = {}
         self._written = time.monotonic()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Keep a copy on the same device, since training goes on to change the weights that Lightning passes."""
-        self._kept[Path(path)] = copied(checkpoint)
+        self._pending[Path(path)] = copied(checkpoint)
         if Path(path).stem == "last" and time.monotonic() - self._written >= self.every:
             self.write()
 
     def write(self) -> None:
-        """Write the kept checkpoints; `last` is written after `best`, to which it refers."""
-        for path, checkpoint in sorted(self._kept.items(), key=lambda kept: kept[0].stem == "last"):
+        """Write the pending checkpoints; `last` is written after `best`, to which it refers."""
+        for path, checkpoint in sorted(self._pending.items(), key=lambda item: item[0].stem == "last"):
             with atomic(path) as partial, partial.open("wb") as opened:  # given a path, torch.save hides a full disk
                 torch.save(checkpoint | {"identity": self.identity}, opened)
-        self._kept.clear()
+        self._pending.clear()
         self._written = time.monotonic()
 
     def remove_checkpoint(self, path: Any) -> None:
-        self._kept.pop(Path(path), None)
+        self._pending.pop(Path(path), None)
         super().remove_checkpoint(path)  # also on disk, if it was written
 
     def teardown(self) -> None:
-        """Write the kept checkpoints; Lightning calls this when training ends, even by an error."""
+        """Write the pending checkpoints; Lightning calls this when training ends, even by an error."""
         self.write()
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -72,11 +72,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         checkpoint = super().load_checkpoint(path, *args, **kwargs)
         for state in checkpoint.get("callbacks", {}).values():
-            if there := state.get("dirpath"):
-                here = str(Path(path).parents[1] / Path(there).name)
-                moved = {key: value.replace(there, here) for key, value in state.items() if isinstance(value, str)}
-                best = {name.replace(there, here): score for name, score in state.get("best_k_models", {}).items()}
-                state.update(moved, best_k_models=best)
+            if old := state.get("dirpath"):
+                new = str(Path(path).parents[1] / Path(old).name)
+                paths = {key: value.replace(old, new) for key, value in state.items() if isinstance(value, str)}
+                best = {name.replace(old, new): score for name, score in state.get("best_k_models", {}).items()}
+                state.update(paths, best_k_models=best)
         return checkpoint
 
 
@@ -91,13 +91,13 @@ def copied(state: Any) -> Any:
 
 def load_best(callbacks: Iterable[Any], module: nn.Module, paused: bool) -> dict[str, Any]:
     """Load the best weights; return the monitor's name, value and epoch (undefined values only if `paused`)."""
-    best = next(each for each in callbacks if isinstance(each, ModelCheckpoint) and each.filename == "best")
+    best = next(c for c in callbacks if isinstance(c, ModelCheckpoint) and c.filename == "best")
     remedy = "raise trainer.max_epochs or trainer.max_time"
     require(bool(best.best_model_path), "trainer", f"a validation that gives {best.monitor}", "none", remedy)
     score = torch.as_tensor(best.best_model_score)  # Lightning turns NaN into the worst number (inf or -inf)
     remedy = "choose another monitor, or train longer (last.ckpt is kept)"
-    known = paused or bool(score.isfinite())
-    require(known, f"monitor={best.monitor}", "a validation in which it is defined", "none", remedy)
+    defined = paused or bool(score.isfinite())
+    require(defined, f"monitor={best.monitor}", "a validation in which it is defined", "none", remedy)
     saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(saved["state_dict"])
     return {"name": best.monitor, "value": float(score), "epoch": saved["epoch"]}
@@ -106,8 +106,8 @@ def load_best(callbacks: Iterable[Any], module: nn.Module, paused: bool) -> dict
 def finished_epochs(file: Path, identity: str) -> int:
     """Return the number of epochs in a last checkpoint; raise ContractError if it is from another experiment."""
     saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # mmap: the weights are not read
-    remedy = "choose another hydra.run.dir, or rerun=true to replace it"
-    require(saved["identity"] == identity, f"checkpoint {file}", "one of this experiment", "another", remedy)
+    remedy = "choose another hydra.run.dir, or set rerun=true to replace the run"
+    require(saved["identity"] == identity, f"checkpoint {file}", "one of this experiment", "one of another", remedy)
     return saved["epoch"] + 1
 
 

@@ -35,13 +35,13 @@ def run_in_processes(
             while waiting and len(running) < at_once:
                 k = waiting.popleft()
                 receiver, sender = context.Pipe(duplex=False)
-                hand_over = _hold_signals()  # until the child is in `running`
+                deliver = _hold_signals()  # until the child is in `running`
                 try:
-                    process = context.Process(target=_call, args=(work, k, sender, hand_over, os.getpid()))
+                    process = context.Process(target=_call, args=(work, k, sender, deliver, os.getpid()))
                     process.start()
                     running[process.sentinel] = (k, process, receiver)
                 finally:
-                    hand_over()
+                    deliver()
                 sender.close()  # the child has its own copy; every later child would inherit this one
             for sentinel in wait(list(running)):
                 k, ended_process, receiver = running.pop(sentinel)
@@ -52,10 +52,10 @@ def run_in_processes(
                 ended(k, ended_process.exitcode or 0)
         return values
     finally:
-        for _, left, _ in running.values():
-            left.terminate()
-        for _, left, _ in running.values():
-            left.join()
+        for _, remaining, _ in running.values():
+            remaining.terminate()
+        for _, remaining, _ in running.values():
+            remaining.join()
 
 
 def _hold_signals() -> Callable[[], None]:
@@ -66,20 +66,20 @@ def _hold_signals() -> Callable[[], None]:
     held, mask = list[int](), signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
     handlers = {number: signal.signal(number, lambda number, _: held.append(number)) for number in stop_signals()}
 
-    def hand_over() -> None:
+    def deliver() -> None:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for received in held:
             signal.raise_signal(received)
 
-    return hand_over
+    return deliver
 
 
-def _call(work: Callable[[int], float], k: int, pipe: Connection, hand_over: Callable[[], None], parent: int) -> None:
+def _call(work: Callable[[int], float], k: int, pipe: Connection, deliver: Callable[[], None], parent: int) -> None:
     """Send the value of `work(k)` through the pipe, in a child process; if stopped, exit without a traceback."""
     try:
-        hand_over()
+        deliver()
         for number in (signal.SIGINT, signal.SIGHUP):  # a terminal also signals the parent, which ends its children
             signal.signal(number, signal.SIG_IGN)
         end_with_parent(parent)
@@ -110,11 +110,11 @@ class Progress:
         self.started.pop(k, None)
         if (following := self.done + self.at_once - 1) < len(self.folders):
             self.started[following] = time.time()
-        already = facts.get("status") == "finished" and not trained
-        state = "is finished already" if already else run_status(run.folder, {"status": "did not begin"} | facts)
+        skipped = facts.get("status") == "finished" and not trained
+        state = "was already finished" if skipped else run_status(run.folder, {"status": "did not begin"} | facts)
         words = [f"run {self.done} of {len(self.folders)}: {run} {state}"]
         if facts.get("status") == "finished":
-            seconds = "" if already else f" in {facts['seconds']:.0f} s"
+            seconds = "" if skipped else f" in {facts['seconds']:.0f} s"
             words.append(f"{facts['monitor']['name']} {facts['monitor']['value']:.4f}{seconds}")
         elif (error := facts.get("error")) and (error.get("traceback") or error.get("kind") == "Died"):
             words.append(str(error["message"]))  # cli.py has just reported any other

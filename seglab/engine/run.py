@@ -82,12 +82,12 @@ class Run:
 
     def known(self) -> dict[str, Any]:
         """Return the facts in run.json; empty if there is none or, with a warning, if it is damaged."""
-        facts = read_json(self.file)
-        found = facts if isinstance(facts, dict) else {"": facts}
-        lacking = {"status", *(OF_FINISHED if found.get("status") == "finished" else ())} - found.keys()
-        if not found or not lacking or of_version_1(found):
-            return found
-        log.warning("%s is damaged (no %s)", self.file, ", ".join(sorted(lacking)))
+        content = read_json(self.file)
+        facts = content if isinstance(content, dict) else {"": content}
+        missing = {"status", *(OF_FINISHED if facts.get("status") == "finished" else ())} - facts.keys()
+        if not facts or not missing or of_version_1(facts):
+            return facts
+        log.warning("%s is damaged (no %s)", self.file, ", ".join(sorted(missing)))
         return {}
 
     @property
@@ -153,7 +153,7 @@ class Run:
         for file in (self.last, self.last.with_name("best.ckpt")):
             before_validation = not file.exists() and not refers_to_best(self.last)  # no best.ckpt yet
             if not archive_is_intact(file) and not before_validation:
-                log.warning("%s is damaged: the run starts over, and ends with the same numbers", os.path.relpath(file))
+                log.warning("%s is damaged: the run starts over, with the same results", os.path.relpath(file))
                 shutil.rmtree(file.parent)
                 return
 
@@ -173,41 +173,42 @@ class Run:
         finished = known.get("status") == "finished"
         free = not (finished or self.last)
         start = f" (init_from={self} starts from its weights)" if finished else ""
-        remedy = f"choose another hydra.run.dir{start}, or rerun=true to replace it"
-        mine = known.get("identity", identity) == identity
-        said = of_version_1(known)
-        require(free or not said, f"run {self}", "one made by seglab 2", f"one {said}")
-        require(mine or free, f"run {self}", "a folder of this experiment", "another", remedy)
-        has_begun = mine and known.get("data") and not finished  # without data it failed before reading them
+        remedy = f"choose another hydra.run.dir{start}, or set rerun=true to replace the run"
+        same = known.get("identity", identity) == identity
+        outdated = of_version_1(known)
+        require(free or not outdated, f"run {self}", "one made by seglab 2", f"one {outdated}")
+        require(same or free, f"run {self}", "a folder of this experiment", "one of another experiment", remedy)
+        has_begun = same and known.get("data") and not finished  # without data it failed before reading them
         paused = self.paused_value(stop_after) if has_begun else None
         done = finished or paused is not None
         if done or (has_begun and self.last):  # before resuming, so that run.json is unchanged if the run is refused
             self._require_unchanged(known, data_now, root, done)
         if done:
             return float(known["monitor"]["value"]) if paused is None else paused
-        require(not failed_in(known, current_sweep()), f"run {self}", "a run that has not failed in this sweep", "one")
+        failed = failed_in(known, current_sweep())
+        require(not failed, f"run {self}", "a run that has not failed in this sweep", "one that has")
         return None
 
     def _require_unchanged(
         self, known: dict[str, Any], data_now: Callable[[], str], root: str | None, done: bool
     ) -> None:
         """Raise a ContractError if the data or, for a `done` run, its results or initial weights have changed."""
-        remedy = "rerun=true trains it again, study=NAME keeps both"
+        remedy = "set rerun=true to train it again, or study=NAME to keep both"
         for name in known.get("files", {}) if done else ():
             whole_file(self.folder, known, name, hashed=not name.endswith(".ckpt"))  # a checkpoint may have gigabytes
         same = known["data"]["fingerprint"] == data_now()
         require(same, f"run {self}", "the data that it was trained on", other_data(known, root), remedy)
         initial = known.get("initial") if done else None
-        if initial and Path(initial["file"]).is_file():  # a file that is gone cannot have changed
+        if initial and Path(initial["file"]).is_file():  # a missing file cannot have changed
             same = file_facts(Path(initial["file"]))["sha256"] == initial["sha256"]
-            require(same, f"run {self}", "the weights that it began with", "a file that has changed since", remedy)
+            require(same, f"run {self}", "its initial weights", "a file that has changed since", remedy)
 
     def start(self, **facts: Any) -> None:
         """Record that the run begins; `facts` are its config, choices, seed and so on, in plain JSON types."""
         self._clock = time.perf_counter()
         self.earlier = self.known()
-        made_from = ("data", "initial") if self.last else ()  # kept in case this start fails
-        of_checkpoint = {key: value for key, value in self.earlier.items() if key in made_from}
+        kept = ("data", "initial") if self.last else ()  # in case this start fails
+        of_checkpoint = {key: value for key, value in self.earlier.items() if key in kept}
         self.facts = {"name": self.folder.name, "sweep": current_sweep(), **of_checkpoint, **facts}
         self.note(status="running", started=_now(), versions=versions(), git=commit(), error=None)
 
@@ -228,40 +229,40 @@ class Run:
         try:
             self._lock.acquire()
         except Timeout:
-            got, remedy = "one that another process is training in", "wait for it, and run the same command again"
+            got, remedy = "one in which another process is training", "wait for it, then run the same command again"
             require(False, f"run {self}", "a free folder", got, remedy)
         except OSError:
             if os.access(self.folder, os.W_OK) or self.known().get("status") != "finished":
                 raise
             root = logging.getLogger()  # read-only, but finished: nothing is written, not even train.log
-            root.handlers = [each for each in root.handlers if not isinstance(each, logging.FileHandler)]
+            root.handlers = [handler for handler in root.handlers if not isinstance(handler, logging.FileHandler)]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
             if self.facts:
                 self._end(error)
-                for end in self.mirrors:
-                    end(self.folder, self.facts)
+                for mirror in self.mirrors:
+                    mirror(self.folder, self.facts)
         finally:
             self._lock.release()
 
     def _end(self, error: BaseException | None) -> None:
-        ended = {"finished": _now(), "seconds": round(time.perf_counter() - self._clock, 2)}
+        times = {"finished": _now(), "seconds": round(time.perf_counter() - self._clock, 2)}
         if error is None:
             files = [name for name in RESULTS if (self.folder / name).is_file()] if self.is_main else []
             status = "paused" if "paused" in self.facts else "finished"
-            self.note(status=status, files={name: file_facts(self.folder / name) for name in files}, **ended)
+            self.note(status=status, files={name: file_facts(self.folder / name) for name in files}, **times)
             return
-        explained = isinstance(error, ContractError) and not error.__cause__  # not caused by third-party code
-        trace = None if explained else "".join(traceback.format_exception(error))
+        is_sentence = isinstance(error, ContractError) and not error.__cause__  # not caused by third-party code
+        trace = None if is_sentence else "".join(traceback.format_exception(error))
         stopped = stopped_by(error)
         message = f"stopped by {stopped.name.replace('SIGINT', 'Ctrl-C')}" if stopped else str(error)
         if not self.is_main and not stopped:
             with (self.folder / f"train_ddp_process_{rank()}.log").open("a", encoding="utf-8") as file:
                 file.write(f"{trace or message}\n")
-        said = {"kind": type(error).__name__, "message": message, "traceback": trace}
-        self.note(status="interrupted" if stopped else "failed", error=said, **ended)
+        record = {"kind": type(error).__name__, "message": message, "traceback": trace}
+        self.note(status="interrupted" if stopped else "failed", error=record, **times)
 
 
 def stopped_by(error: BaseException) -> signal.Signals | None:
@@ -271,10 +272,10 @@ def stopped_by(error: BaseException) -> signal.Signals | None:
     """
     if type(error).__name__ == "SIGTERMException":  # Lightning's, which is not imported here
         return signal.SIGTERM
-    interrupts = [each for each in (error, error.__context__) if isinstance(each, KeyboardInterrupt)]
-    named = [word for each in interrupts for word in each.args if isinstance(word, signal.Signals)]
+    interrupts = [cause for cause in (error, error.__context__) if isinstance(cause, KeyboardInterrupt)]
+    signals = [arg for interrupt in interrupts for arg in interrupt.args if isinstance(arg, signal.Signals)]
     queued = isinstance(error, SystemExit) and error.code == -1 and "SUBMITIT_FOLDER" in os.environ
-    return next(iter(named), signal.SIGINT) if interrupts or queued else None  # Lightning turns Ctrl-C into SystemExit
+    return next(iter(signals), signal.SIGINT) if interrupts or queued else None  # Lightning turns it into SystemExit
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -286,7 +287,7 @@ def stop_signals() -> list[signal.Signals]:
 def other_data(facts: dict[str, Any], root: str | None) -> str:
     """Describe data that differ from those of a run: in another folder, or changed in the same one."""
     before = facts["config"]["dataset"].get("root")
-    return "others or changed ones" if root == before else f"those of {root} instead of {before}"
+    return "different or changed data" if root == before else f"data in {root} instead of {before}"
 
 
 def failed_in(facts: dict[str, Any], sweep: str | None) -> bool:
@@ -296,8 +297,8 @@ def failed_in(facts: dict[str, Any], sweep: str | None) -> bool:
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on; for seglab in a checkout, also the commit."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), "seglab": own_version(), **found}
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "seglab": own_version(), **packages}
 
 
 @functools.cache

@@ -34,10 +34,10 @@ class SweepStopped(ContractError):
 def register(folder: Path, on_fail: str = "continue") -> None:
     """Enter a job's folder in the journal; raise SweepStopped if `on_fail` is "stop" and another job has failed."""
     if journal := current_sweep():
-        known = registered_runs(Path(journal)) if on_fail == "stop" else []
-        refused = [run for run in known if run.get("status") == "refused" and not is_held(Path(run["folder"]))]
-        if failed := ", ".join(run["name"] for run in known if failed_in(run, journal) or run in refused):
-            remedy = "on_fail=continue passes over it"
+        runs = registered_runs(Path(journal)) if on_fail == "stop" else []
+        refused = [run for run in runs if run.get("status") == "refused" and not is_held(Path(run["folder"]))]
+        if failed := ", ".join(run["name"] for run in runs if failed_in(run, journal) or run in refused):
+            remedy = "set on_fail=continue to continue after it"
             raise SweepStopped(f"sweep: expected no failed run before this one, got {failed}; {remedy}")
         announce([folder])
 
@@ -55,8 +55,8 @@ def announce(folders: list[Path], at_once: int = 1) -> None:
 def refuse(folder: Path, error: Exception, sentence: str) -> None:
     """Record for the sweep that an error ended a job before its run began, so that run.json is missing or older."""
     journal = current_sweep()
-    began = Run(folder).known().get("sweep") == journal
-    if not journal or began or isinstance(error, SweepStopped):  # leaves the job to the next start
+    has_begun = Run(folder).known().get("sweep") == journal
+    if not journal or has_begun or isinstance(error, SweepStopped):  # leaves the job to the next start
         return
     file = Path(journal).with_suffix(".refused")  # if the disk is full the line is missing, but that was reported
     with suppress(OSError), FileLock(f"{journal}.lock"), file.open("a", encoding="utf-8") as lines:
@@ -93,8 +93,8 @@ def facts_in(journal: Path | None, folder: Path) -> dict[str, Any]:
 def registered_runs(journal: Path) -> list[dict[str, Any]]:
     """Return the facts of all runs in the journal, each once, in the order in which they were entered."""
     folders = dict.fromkeys(journal.read_text(encoding="utf-8").splitlines() if journal.exists() else [])
-    found = [facts_in(journal, Path(folder)) | {"folder": folder, "name": Path(folder).name} for folder in folders]
-    return [run | {"skipped": run.get("status") == "finished" and run.get("sweep") != str(journal)} for run in found]
+    runs = [facts_in(journal, Path(folder)) | {"folder": folder, "name": Path(folder).name} for folder in folders]
+    return [run | {"skipped": run.get("status") == "finished" and run.get("sweep") != str(journal)} for run in runs]
 
 
 def supervise(module: str) -> int:
@@ -124,14 +124,14 @@ def supervise(module: str) -> int:
 
 
 @contextmanager
-def _journal(passing: bool) -> Iterator[Path]:
-    """Yield a journal path in outputs/.sweeps, which other machines see; if `passing` or read-only, a temporary one."""
-    place = Path("outputs") / ".sweeps"
+def _journal(temporary: bool) -> Iterator[Path]:
+    """Yield a journal path in outputs/.sweeps, which other machines see; a temporary one if asked or read-only."""
+    sweeps = Path("outputs") / ".sweeps"
     with suppress(OSError):
-        if not passing:
-            place.mkdir(parents=True, exist_ok=True)
-    kept = not passing and os.access(place, os.W_OK)
-    with nullcontext(str(place)) if kept else TemporaryDirectory() as folder:
+        if not temporary:
+            sweeps.mkdir(parents=True, exist_ok=True)
+    shared = not temporary and os.access(sweeps, os.W_OK)
+    with nullcontext(str(sweeps)) if shared else TemporaryDirectory() as folder:
         started = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"  # which two containers may share
         yield Path(folder, f"{started}-{os.urandom(3).hex()}").resolve()
 
@@ -190,8 +190,8 @@ def record_death(run: Run, code: int, failed: bool = True) -> bool:
 
     Return False, without recording, if another process now works in the folder or the disk is full.
     """
-    said = f"the process died{by_signal(code) or ', or could not write how the run ended'}"
-    error = {"kind": "Died", "message": said, "traceback": None}
+    message = f"the process died{by_signal(code) or ', or could not write how the run ended'}"
+    error = {"kind": "Died", "message": message, "traceback": None}
     with suppress(OSError):
         if not is_held(run.folder):
             write_json(run.file, run.known() | {"status": "failed" if failed else "interrupted", "error": error})
@@ -201,8 +201,8 @@ def record_death(run: Run, code: int, failed: bool = True) -> bool:
 
 def by_signal(code: int) -> str:
     """Return the signal of an exit code as ` with signal 9 (SIGKILL)`; "" if the code is not that of a signal."""
-    known = {number.value: f" with signal {number.value} ({number.name})" for number in signal.Signals}
-    return known.get(-code if code < 0 else code - 128, "")
+    texts = {number.value: f" with signal {number.value} ({number.name})" for number in signal.Signals}
+    return texts.get(-code if code < 0 else code - 128, "")
 
 
 def duration(seconds: float) -> str:
@@ -215,26 +215,26 @@ def duration(seconds: float) -> str:
 def summary(runs: list[dict[str, Any]], seconds: float, plan: bool, at_once: int = 1) -> str:
     """Describe a sweep in a few lines: how many runs are finished, which failed and why, what is left."""
     states = [
-        "finished already" if run.get("skipped") and not plan else run_status(Path(run["folder"]), run) for run in runs
+        "already finished" if run.get("skipped") and not plan else run_status(Path(run["folder"]), run) for run in runs
     ]
-    order = ("finished", "finished already", "paused", "failed", "refused", "interrupted", "running", "waiting")
+    order = ("finished", "already finished", "paused", "failed", "refused", "interrupted", "running", "waiting")
     counts = ", ".join(f"{states.count(state)} {state}" for state in order if state in states)
     lines = [f"sweep: {len(runs)} runs: {counts or 'none'}; {seconds:.0f} s"]
-    stopped = [run for run in runs if run.get("status") in ("failed", "refused")]
-    lines += [f"  {run['status']}: {run['name']}: {run['error']['message']}" for run in stopped]
-    finished, took = [run["seconds"] for run in runs if run.get("status") == "finished"], ""
-    left = len(runs) - len(finished) - states.count("paused") - states.count("refused")  # trying again is in vain
+    failed = [run for run in runs if run.get("status") in ("failed", "refused")]
+    lines += [f"  {run['status']}: {run['name']}: {run['error']['message']}" for run in failed]
+    finished, source = [run["seconds"] for run in runs if run.get("status") == "finished"], ""
+    left = len(runs) - len(finished) - states.count("paused") - states.count("refused")  # would be refused again
     folders = {Path(run["folder"]).parent for run in runs}
     if not finished:  # estimate from other runs of the study
-        there = [Run(file.parent).known() for folder in folders for file in folder.glob("*/run.json")]
-        finished = [run["seconds"] for run in there if "identity" in run and run.get("status") == "finished"]
-        took = f" by the {len(finished)} finished in the study"
+        others = [Run(file.parent).known() for folder in folders for file in folder.glob("*/run.json")]
+        finished = [run["seconds"] for run in others if "identity" in run and run.get("status") == "finished"]
+        source = f" (estimated from finished runs of the study: {len(finished)})"
     if plan or left:
         seconds = ceil(left / at_once) * sum(finished) / max(1, len(finished))
-        time_left = f", about {duration(seconds)}{took}" if finished else ""
+        time_left = f", about {duration(seconds)}{source}" if finished else ""
         several = f", {at_once} at once" if at_once > 1 else ""
-        remedy = "without plan=true the same command trains them" if plan else "the same command resumes them"
-        lines.append(f"  left: {f'{left}{time_left}{several}; {remedy}' if left else 'nothing'}")
+        remedy = "without plan=true, to train them" if plan else "again to resume them"
+        lines.append(f"  left: {f'{left}{time_left}{several}; run the same command {remedy}' if left else 'nothing'}")
     studies = sorted(str(folder) for folder in folders if not folder.name.startswith("."))  # without a search's trials
     lines += [f"  report: python -m seglab.report {shlex.quote(os.path.relpath(study))}" for study in studies]
     return "\n".join(lines)

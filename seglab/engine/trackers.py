@@ -40,7 +40,7 @@ class Tracker(Logger):
     """
 
     package = ""
-    remedy = "logger=none and later push=NAME sends the runs"
+    remedy = "set logger=none and send the runs later with seglab.report push=NAME"
 
     def __init__(self, project: str, run: str) -> None:
         super().__init__()
@@ -65,14 +65,14 @@ class Tracker(Logger):
             raise
         except Exception as error:  # each tracker raises its own
             got = f"{type(error).__name__}: {one_line(error)}"
-            require(False, "logger", f"{self.package} to answer", got, self.remedy)
+            require(False, "logger", f"a response from {self.package}", got, self.remedy)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Send the metrics of an epoch, or those of the best weights; undefined ones are left out."""
         numbers = {key: float(value) for key, value in metrics.items() if not math.isnan(value)}
         self._attempt(lambda: self.send(numbers, step or 0))
 
-    def log_hyperparams(self, *given: Any, **more: Any) -> None:
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: `begin` has sent the whole configuration."""
 
     def end(self, folder: Path, facts: Mapping[str, Any]) -> None:
@@ -80,13 +80,14 @@ class Tracker(Logger):
         pictures = [folder / name for name in PICTURES if (folder / name).is_file()]
         self._attempt(lambda: self.finish(pictures, facts["status"]))
 
-    def _attempt(self, act: Callable[[], None]) -> None:
+    def _attempt(self, action: Callable[[], None]) -> None:
         if self.works:
             try:
-                act()
+                action()
             except Exception as error:  # a mirror must not end the run
                 self.works = False
-                log.warning("logger: %s is lost (%s); push=NAME of seglab.report sends it later", self.package, error)
+                remedy = "send the run later with seglab.report push=NAME"
+                log.warning("logger: %s failed (%s); %s", self.package, error, remedy)
 
     @abstractmethod
     def start(self, folder: Path, facts: dict[str, Any]) -> None:
@@ -111,7 +112,7 @@ class Wandb(Tracker):
         super().__init__(project, run)
         self.package, self.offline = package, offline
         if package == "wandb" and not offline:
-            self.remedy = f"logger.offline=true writes to the run's folder, {self.remedy}"
+            self.remedy = f"set logger.offline=true to write to the run's folder, or {self.remedy}"
 
     def start(self, folder: Path, facts: dict[str, Any]) -> None:
         self.tool: Any = importlib.import_module(self.package)
@@ -146,13 +147,13 @@ class MLflow(Tracker):
         package: Any = importlib.import_module("mlflow")
         with FileLock(folder.parent / ".mlflow.lock"):  # two runs that create its database or experiment would fail
             client = package.MlflowClient(self.uri)
-            known = client.get_experiment_by_name(self.project)
-            group = known.experiment_id if known else client.create_experiment(self.project)
-        same = client.search_runs([group], f"attributes.run_name = '{self.run}'")
-        if same and not self.resumes:
-            client.delete_run(same.pop(0).info.run_id)
-        there = same[0] if same else client.create_run(group, run_name=self.run)
-        self.client, self.id = client, there.info.run_id
+            existing = client.get_experiment_by_name(self.project)
+            experiment = existing.experiment_id if existing else client.create_experiment(self.project)
+        runs = client.search_runs([experiment], f"attributes.run_name = '{self.run}'")
+        if runs and not self.resumes:
+            client.delete_run(runs.pop(0).info.run_id)
+        run = runs[0] if runs else client.create_run(experiment, run_name=self.run)
+        self.client, self.id = client, run.info.run_id
         client.update_run(self.id, status="RUNNING")
         client.log_dict(self.id, facts, "config.json")
 
@@ -222,9 +223,9 @@ def push(tracker: Tracker, folder: Path) -> None:
     except FileNotFoundError:  # a run that ended before its first epoch
         pass
     except (ValueError, KeyError, TypeError, csv.Error) as error:
-        log.warning("%s is damaged (%s: %s); its epochs are left out", file, type(error).__name__, error)
+        log.warning("%s is damaged (%s: %s); its epochs are not sent", file, type(error).__name__, error)
     if facts.get("metrics"):
         tracker.log_metrics(final(as_numbers(facts["metrics"])), step)
     tracker.end(folder, facts)
     if tracker.works:
-        log.info("%s: %s of %s", tracker.package, folder.name, folder.parent.name)
+        log.info("%s: sent %s of %s", tracker.package, folder.name, folder.parent.name)

@@ -93,8 +93,8 @@ class TrainedRun:
     @property
     def dataset_options(self) -> dict[str, Any]:
         """The configuration of the run's own data set, with the range and normalization that were computed for it."""
-        found = {name: self.facts["data"][name] for name in FOUND if name in self.facts["data"]}
-        return {**self.config["dataset"], "range": "full", **found}  # not `auto`, which other images could change
+        computed = {name: self.facts["data"][name] for name in FOUND if name in self.facts["data"]}
+        return {**self.config["dataset"], "range": "full", **computed}  # not `auto`, which other images could change
 
     def dataset(self, **changes: Any) -> Dataset:
         """Build the run's own data set, with other values for some of its options."""
@@ -140,8 +140,8 @@ class TrainedRun:
         try:
             module.load_state_dict(read_weights(file, f"checkpoint {file}"))
         except RuntimeError as error:
-            first = str(error).splitlines()[1].strip()  # torch lists the missing names from the second line
-            require(False, f"checkpoint {file}", f"the weights of {model['_target_'].rsplit('.', 1)[-1]}", first)
+            fault = str(error).splitlines()[1].strip()  # torch lists the missing names from the second line
+            require(False, f"checkpoint {file}", f"the weights of {model['_target_'].rsplit('.', 1)[-1]}", fault)
         return module.eval()
 
 
@@ -154,8 +154,8 @@ def open_run(folder: Path | str, trust: Sequence[str] = ()) -> TrainedRun:
     require(folder.is_dir(), "run", "the folder of a run", folder, "see outputs/STUDY/")
     facts = Run(folder).known()
     require("config" in facts and "data" in facts, f"run {folder}", "a run.json written by seglab.train", "none")
-    said = of_version_1(facts)
-    require(not said, f"run {folder}", "one made by seglab 2", f"one {said}")
+    outdated = of_version_1(facts)
+    require(not outdated, f"run {folder}", "one made by seglab 2", f"one {outdated}")
     built = {key: facts["config"].get(key) for key in ("dataset", "model", "loss", "optimizer", "scheduler")}
     require_trusted(built | {"raw": facts["data"].get("raw")}, f"run {folder}", trust)
     return TrainedRun(folder, facts, trust)
@@ -168,29 +168,29 @@ def open_runs(where: str | Sequence[str], trust: Sequence[str] = ()) -> list[Tra
     the others. If several runs are named one by one, each must be finished.
     """
     names = list(map(str, where)) if isinstance(where, list | tuple) else [str(where)]
-    found, remedy = dict[Path, None](), "give run=outputs/STUDY/RUN"
+    selected, remedy = dict[Path, None](), "set run=outputs/STUDY/RUN"
     require(bool(names), "run", "the folder of a run", "none", remedy)
     for name in names:
-        here, left_out, paths = list[Path](), dict[str, list[str]](), [Path(name)]
+        folders, skipped, paths = list[Path](), dict[str, list[str]](), [Path(name)]
         if glob.has_magic(name) and not paths[0].exists():  # a folder may have brackets in its name
             paths = sorted(path for path in map(Path, glob.glob(name)) if path.is_dir())  # not a study's table.csv
         for path in paths:
-            alone = os.path.isfile(path / "run.json") or not path.is_dir()  # Path.is_file may raise a PermissionError
-            if alone and len(paths) == 1:
-                here.append(path)
+            is_run = os.path.isfile(path / "run.json") or not path.is_dir()  # Path.is_file may raise a PermissionError
+            if is_run and len(paths) == 1:
+                folders.append(path)
                 continue
-            for folder in (path, *([] if alone else sorted(path.glob("*/")))):
+            for folder in (path, *([] if is_run else sorted(path.glob("*/")))):
                 facts = Run(folder).known()  # warns if run.json cannot be read
-                said = of_version_1(facts) or ("" if facts.get("status") == "finished" else "not finished")
-                if not said:
-                    here.append(folder)
+                reason = of_version_1(facts) or ("" if facts.get("status") == "finished" else "not finished")
+                if not reason:
+                    folders.append(folder)
                 elif facts:
-                    left_out.setdefault(said, []).append(folder.name)
-        for said, runs in left_out.items():
-            log.warning("%s leaves out %s (%s)", name, ", ".join(runs), said)
-        require(bool(here), "run", f"the run.json of a finished run at {name}", "none", remedy)
-        found |= dict.fromkeys(here)
-    opened = [open_run(path, trust) for path in found]
+                    skipped.setdefault(reason, []).append(folder.name)
+        for reason, runs in skipped.items():
+            log.warning("%s: skipped %s (%s)", name, ", ".join(runs), reason)
+        require(bool(folders), "run", f"the run.json of a finished run at {name}", "none", remedy)
+        selected |= dict.fromkeys(folders)
+    opened = [open_run(path, trust) for path in selected]
     for run in opened if len(opened) > 1 else ():
         _ = run.outcome  # raises if the run is not finished
     return opened

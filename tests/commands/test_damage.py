@@ -47,7 +47,7 @@ def test_more_epochs_for_a_finished_run_name_what_starts_from_its_weights(undist
 def test_a_checkpoint_of_another_experiment_is_refused_even_without_its_run_json(interrupted, tmp_path):
     folder = shutil.copytree(interrupted, tmp_path / "run")
     (folder / "run.json").unlink()
-    with pytest.raises(ContractError, match=r"last\.ckpt: expected one of this experiment, got another"):
+    with pytest.raises(ContractError, match=r"last\.ckpt: expected one of this experiment, got one of another"):
         train_small(folder, *LONGER, "seed=2")
 
 
@@ -58,7 +58,7 @@ def test_a_run_does_not_resume_on_another_division_by_its_split_file(interrupted
         train_small(tmp_path / "run", *words)
     split["train"][0], split["test"][0] = split["test"][0], split["train"][0]
     write_json(tmp_path / "split.json", split)
-    with pytest.raises(ContractError, match="expected the data that it began with, got others"):
+    with pytest.raises(ContractError, match="expected the data that it began with, got different or changed data"):
         train_small(tmp_path / "run", *words)
 
 
@@ -117,7 +117,7 @@ def test_a_run_that_cannot_be_trained_again_stays_finished_and_one_that_fails_la
         again("rerun=true", "dataset.size=30")
     assert content_of(folder) == before
     Image.fromarray(255 - np.asarray(Image.open(image))).save(other / "images/03.png")
-    with pytest.raises(ContractError, match=rf"got those of {other} instead of {folder.parent / 'data'}; rerun=true"):
+    with pytest.raises(ContractError, match=rf"got data in {other} instead of {folder.parent / 'data'}; set rerun=tr"):
         again(f"dataset.root={other}")
     with killed(epoch=1):
         again("rerun=true")
@@ -214,7 +214,7 @@ def test_a_study_that_may_only_be_read_is_finished_already_and_reported_elsewher
     said = run("report", [str(disk)], tmp_path)[1]
     assert said.endswith("got Read-only file system; choose another folder (output=DIR)\n")
     monkeypatch.chdir(disk)
-    with _journal(passing=False) as journal:
+    with _journal(temporary=False) as journal:
         journal.touch()
 
 

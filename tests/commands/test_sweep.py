@@ -255,7 +255,7 @@ def test_a_sweep_that_is_asked_to_stop_or_killed_leaves_no_process_behind_and_co
     assert code == (-asked if killed else 128 + asked)
     said = (place / "said.txt").read_text()
     assert killed or "3 runs: 2 interrupted, 1 waiting" in said
-    assert killed or "left: 3, 2 at once; the same command resumes them" in said
+    assert killed or "left: 3, 2 at once; run the same command again to resume them" in said
     assert is_gone(begun[0].pid)
     assert not any(is_held(path.parent) for path in place.glob("outputs/*/*/run.json"))
     assert {facts["status"] for facts in runs_of(place).values()} == {"interrupted"}

@@ -107,7 +107,7 @@ def test_a_run_starts_from_another_with_larger_images_and_another_loss(tmp_path)
     assert facts_of(second)["initial"] == began
     train_small(second, *words)  # finished, so skipped
     torch.save({"state_dict": {}}, best)
-    with pytest.raises(ContractError, match=r"the weights that it began with, got a file that has changed since"):
+    with pytest.raises(ContractError, match=r"its initial weights, got a file that has changed since"):
         train_small(second, *words)
 
 

@@ -169,7 +169,7 @@ def test_of_runs_that_died_together_any_may_be_at_fault(names, stopped, status, 
 def test_two_sweeps_of_one_process_number_that_begin_together_have_journals_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda words: "20261128-120000")
-    with sweep._journal(passing=False) as first, sweep._journal(passing=False) as second:
+    with sweep._journal(temporary=False) as first, sweep._journal(temporary=False) as second:
         assert first != second
 
 
@@ -220,7 +220,7 @@ def test_what_a_failed_run_has_said_itself_is_not_said_again(tmp_path, caplog):
             run.start()
             raise error
 
-    for error in (ContractError("logger: expected wandb to answer"), MemoryError("no room")):
+    for error in (ContractError("logger: expected a response from wandb"), MemoryError("no room")):
         with contextlib.suppress(type(error)):
             fails(error)
         Progress([tmp_path], at_once=1).ended(0)
@@ -232,7 +232,9 @@ def test_what_a_failed_run_has_said_itself_is_not_said_again(tmp_path, caplog):
 def test_a_sweep_that_stops_at_its_first_failure_stops_at_a_refused_run_too(tmp_path, journal):
     register(tmp_path / "a", on_fail="stop")
     refuse(tmp_path / "a", ContractError(), "optimizer.lr: expected a number above 0, got -1")
-    with pytest.raises(SweepStopped, match="expected no failed run before this one, got a; on_fail=continue") as stop:
+    with pytest.raises(
+        SweepStopped, match="expected no failed run before this one, got a; set on_fail=continue"
+    ) as stop:
         register(tmp_path / "b", on_fail="stop")
     refuse(tmp_path / "b", stop.value, str(stop.value))  # b waits for the next start
     register(tmp_path / "c")
@@ -245,8 +247,8 @@ def test_a_run_that_was_finished_before_is_not_announced_as_trained(tmp_path, jo
     folder = left(tmp_path / "bce_s1", **FINISHED, sweep="another")
     announce([folder])
     Progress([folder], at_once=1).ended(0)
-    assert caplog.messages[0].endswith("bce_s1 is finished already; val/iou 0.5000")
-    assert "1 runs: 1 finished already;" in summary(registered_runs(journal), 1.0, plan=False)
+    assert caplog.messages[0].endswith("bce_s1 was already finished; val/iou 0.5000")
+    assert "1 runs: 1 already finished;" in summary(registered_runs(journal), 1.0, plan=False)
     assert "1 runs: 1 finished;" in summary(registered_runs(journal), 1.0, plan=True)
     Progress([folder], at_once=1).ended(0, -9)  # killed during the check of whether it can be trained again
     assert caplog.messages[1].endswith("bce_s1 refused")
@@ -259,7 +261,10 @@ def test_a_plan_says_how_long_the_rest_takes_by_any_finished_run_of_the_study_an
     runs = [{"folder": str(tmp_path / name), "name": name} for name in ("iou_s1", "iou_s2", "iou_s3")]
     said = summary(runs, 1.0, plan=True)
     assert "3 runs: 3 waiting" in said
-    assert "left: 3, about 15 min by the 1 finished in the study; without plan=true the same command trains" in said
+    assert (
+        "left: 3, about 15 min (estimated from finished runs of the study: 1); run the same command without plan=true,"
+        in said
+    )
 
 
 def test_a_run_whose_process_died_is_interrupted_and_not_running(tmp_path, capsys, configure):
@@ -295,7 +300,9 @@ def test_a_duration_is_read_in_its_own_unit():
 def test_a_job_that_was_refused_does_not_pass_for_the_run_that_its_folder_holds(tmp_path, journal, caplog):
     folder = left(tmp_path / "bce_s1", **FINISHED, sweep="another")
     announce([folder])
-    refuse(folder, ContractError(), "run bce_s1: expected the data that it was trained on, got others")
+    refuse(
+        folder, ContractError(), "run bce_s1: expected the data that it was trained on, got different or changed data"
+    )
     Progress([folder], at_once=1).ended(0)
     assert caplog.messages[0].endswith("bce_s1 refused")
     said = summary(registered_runs(journal), 1.0, plan=False)

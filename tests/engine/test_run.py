@@ -102,7 +102,7 @@ def test_a_folder_is_held_by_one_process_and_free_when_that_process_is_gone(tmp_
     assert other.stdout is not None
     other.stdout.readline()
     assert is_held(tmp_path)
-    with pytest.raises(ContractError, match=r"another process is training in; wait for it"), Run(tmp_path):
+    with pytest.raises(ContractError, match=r"one in which another process is training; wait for it"), Run(tmp_path):
         pass
     other.kill()
     other.communicate()

@@ -54,7 +54,7 @@ def test_a_run_that_has_not_finished_or_cannot_be_read_is_named_beside_others(tr
         assert [run.name for run in open_runs(several)] == ["b", "c"]
         assert caplog.messages == [
             f"{tmp_path}/d/run.json cannot be read (Is a directory)",
-            f"{several} leaves out a (not finished)",
+            f"{several}: skipped a (not finished)",
         ]
     for other, said in (("a", "a finished run, got interrupted; run its command again"), ("d", "the run.json of a fi")):
         with pytest.raises(ContractError, match=said):
