@@ -14,10 +14,10 @@ def main() -> None:
     if name == "--version":
         print(f"seglab {seglab.__version__}")
     elif name in ("--help", "-h"):
-        print("seglab COMMAND OPTION=VALUE ...; seglab COMMAND --help lists the options\n")
-        for each in names:
-            title = (importlib.import_module(f"seglab.{each}").__doc__ or "").splitlines()[0]
-            print(f"  {each:<10} {title.partition(': ')[2]}")
+        print("usage: seglab COMMAND OPTION=VALUE ...; seglab COMMAND --help lists the options\n")
+        for command in names:
+            title = (importlib.import_module(f"seglab.{command}").__doc__ or "").splitlines()[0]
+            print(f"  {command:<10} {title.partition(': ')[2]}")
     elif name not in names:
         raise SystemExit(f"seglab: expected one of {', '.join(names)}, got {name}")
     else:

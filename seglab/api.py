@@ -37,10 +37,10 @@ def run(*overrides: str, trust: Sequence[str] = ()) -> Run:
     model, which `Run.predict` imports in this process. Raises ContractError with the error message of the command if
     the command fails.
     """
-    with tempfile.TemporaryDirectory() as place:
-        journal = Path(place, "journal")  # the command appends its run folder to it
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Path(folder, "journal")  # the command appends its run folder to it
         _train(overrides, SEGLAB_SWEEP=str(journal))
-        require(journal.exists(), "run", "options of a training", " ".join(overrides))
+        require(journal.exists(), "run", "overrides that start a training run", " ".join(overrides))
         return Run(Path(journal.read_text(encoding="utf-8").splitlines()[-1]), trust)
 
 
@@ -56,9 +56,9 @@ def sweep(*overrides: str, study: str, trust: Sequence[str] = ()) -> Study:
 def load(*folders: str | Path, trust: Sequence[str] = ()) -> Study:
     """Open all runs below the given folders, at any depth, as one study."""
     require(bool(folders), "load", "the folder of a study", "none")
-    found = Study(tuple(Path(folder) for folder in folders), trust)
-    _ = found.runs  # read now, so that errors are raised here
-    return found
+    study = Study(tuple(Path(folder) for folder in folders), trust)
+    _ = study.runs  # read now, so that errors are raised here
+    return study
 
 
 def compare(
@@ -107,9 +107,9 @@ def _train(overrides: Sequence[str], **environment: str) -> None:
         process.wait()
         raise
     if process.wait():
-        said = [line for line in last if line]
-        start = next((k for k, line in enumerate(said) if line.startswith("sweep: ")), -1)  # or the last line, an error
-        raise ContractError("\n".join(said[start:]) or f"seglab.train ended with code {process.returncode}")
+        output = [line for line in last if line]
+        start = next((k for k, line in enumerate(output) if line.startswith("sweep: ")), -1)  # or the last, an error
+        raise ContractError("\n".join(output[start:]) or f"seglab.train exited with code {process.returncode}")
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Run:
         data = model.dataset
         only_files = isinstance(data, CbisDdsm) and (data.crop or data.window != "full")
         fits = not only_files or all(isinstance(image, str | Path) for image in images)
-        expected = "paths, as the run reads files with its dataset.window and dataset.crop"
+        expected = "paths, since the run reads files with its dataset.window and dataset.crop"
         require(fits, "predict", expected, "an array", "save it as PNG")
         checked = [_checked(image, data.range == "full") for image in images]
         for number, image in enumerate(checked):
@@ -216,7 +216,7 @@ def _checked(image: Any, up_to_1: bool) -> Any:
     expected, got = "paths, or arrays (h, w) or (h, w, bands)", f"{kind} {'x'.join(map(str, shape))}".strip()
     require(fits, "predict", f"{expected} of uint8, uint16 or floats", got)
     above = kind[0] == "f" and up_to_1 and bool((image > 1).any())
-    require(not above, "predict", "floats from 0 to 1", "some above 1", "divide them by the value of white")
+    require(not above, "predict", "floats from 0 to 1", "some above 1", "divide them by the value of a white pixel")
     return image
 
 
@@ -252,12 +252,12 @@ class Study:
         used = used[used["label"] == loss]
         require(len(used) > 0, "study", f"a finished run of one of {labels or 'no losses'}", loss)
         folds = sorted(set(used["fold"]))
-        require(fold != -1 or -1 in folds, "study", f"fold= as one of {', '.join(map(str, folds))}", "none")
-        found = used[(used["seed"] == seed) & (used["fold"] == fold)]
+        require(fold != -1 or -1 in folds, "study", f"fold to be one of {', '.join(map(str, folds))}", "none")
+        matches = used[(used["seed"] == seed) & (used["fold"] == fold)]
         rows = zip(used["label"], used["seed"], used["fold"], strict=True)
-        known = ", ".join(f"{label} with {of_run(*which)}" for label, *which in rows)
-        require(len(found) == 1, "study", f"one of {known}", f"{loss} with {of_run(seed, fold)}")
-        return Run(found["folder"].iloc[0], self.trust)
+        existing = ", ".join(f"{label} with {of_run(seed, fold)}" for label, seed, fold in rows)
+        require(len(matches) == 1, "study", f"one of {existing}", f"{loss} with {of_run(seed, fold)}")
+        return Run(matches["folder"].iloc[0], self.trust)
 
     def verdict(self, data: str | None = None, **question: Any) -> Verdict:
         """Return which losses may be the best, are better, are equivalent, or cannot be distinguished.
@@ -271,11 +271,11 @@ class Study:
 
         runs, studies, overall = answer(self.folders, _question(question))
         require(bool(studies), "verdict", "a run to compare", f"none ({runs.reasons})")
-        every = [*studies, overall] if overall else studies
-        found = [study for study in every if study.title == data] if data else studies
-        titles = ", ".join(study.title for study in every) or "finished runs"
-        require(len(found) == 1, "verdict", f"one data set of {titles}", data or len(found), "give data=NAME")
-        return Verdict(found[0])
+        candidates = [*studies, overall] if overall else studies
+        matches = [study for study in candidates if study.title == data] if data else studies
+        titles = ", ".join(study.title for study in candidates) or "finished runs"
+        require(len(matches) == 1, "verdict", f"one data set of {titles}", data or len(matches), "set data=NAME")
+        return Verdict(matches[0])
 
     def report(self, output: str | Path | None = None, **question: Any) -> Path:
         """Write report.html, tables and figures as `python -m seglab.report` does; return the path of report.html.
@@ -284,8 +284,8 @@ class Study:
         """
         from seglab.reporting.write_report import answer, write
 
-        asked = _question(question)
-        return write(self.folders, asked, answer(self.folders, asked), output)
+        options = _question(question)
+        return write(self.folders, options, answer(self.folders, options), output)
 
     def _repr_html_(self) -> str:
         from seglab.reporting.html import notebook_page
@@ -304,9 +304,9 @@ class Study:
 def _question(values: dict[str, Any]) -> reporting.Question:
     from seglab.reporting.study import Question
 
-    known = Question.__dataclass_fields__
-    unknown = sorted(set(values) - set(known))
-    require(not unknown, "verdict", f"options of {', '.join(known)}", ", ".join(unknown))
+    options = Question.__dataclass_fields__
+    unknown = sorted(set(values) - set(options))
+    require(not unknown, "verdict", f"options among {', '.join(options)}", ", ".join(unknown))
     return Question(**values)
 
 
@@ -335,7 +335,7 @@ class Verdict:
     def _lines(self) -> list[str]:
         study = self.study
         tuned = f"At the threshold tuned on validation: {study.tuned.headline}" if study.tuned else ""
-        return list(filter(None, [*(found.words for found in study.named), tuned, study.look_words, study.blind]))
+        return list(filter(None, [*(finding.words for finding in study.named), tuned, study.look_words, study.blind]))
 
     def __str__(self) -> str:
         return "\n".join([f"{self.study.title}: {self.headline}", *self._lines()])

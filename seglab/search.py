@@ -55,8 +55,8 @@ class FairSearch(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep the configuration and create the launcher; called by Hydra before `sweep`."""
         self.cfg, self.loader, self.jobs = config, hydra_context.config_loader, 0
-        made: dict[str, Any] = {"hydra_context": hydra_context, "task_function": task_function, "config": config}
-        self.launch_jobs = Plugins.instance().instantiate_launcher(**made).launch
+        args: dict[str, Any] = {"hydra_context": hydra_context, "task_function": task_function, "config": config}
+        self.launch_jobs = Plugins.instance().instantiate_launcher(**args).launch
 
     def sweep(self, arguments: list[str]) -> None:
         """Tune all combinations together and train the best setting of each; called by Hydra with the command line."""
@@ -68,7 +68,7 @@ class FairSearch(Sweeper):
             if self.goes_on():
                 self.train_the_best()
             else:
-                log.info("search: these trials decide what follows them, on fresh seeds too")
+                log.info("search: the runs after these trials, including those on fresh seeds, depend on their results")
         except ContractError as error:
             raise ConfigError(str(error)) from None  # Hydra prints it without a traceback
 
@@ -77,24 +77,25 @@ class FairSearch(Sweeper):
         from seglab.engine.search_space import read_space
 
         check_domains(OmegaConf.masked_copy(self.cfg, list(SEARCH)))
-        together = self.cfg.halving is None or self.cfg.sampler == "quasirandom"
-        require(together, "halving", "sampler=quasirandom beside it", self.cfg.sampler)
+        compatible = self.cfg.halving is None or self.cfg.sampler == "quasirandom"
+        require(compatible, "halving", "sampler=quasirandom with it", self.cfg.sampler)
         space = read_space(to_container(self.cfg.space))
         example = "write 'space.optimizer.lr={low: 1e-4, high: 1e-2, log: true}'"
         require(bool(space), "space", "options to tune", "none", example)
-        given = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
-        swept = [each.key_or_group for each in given if each.is_sweep_override()]
-        given = [each for each in given if each.key_or_group.split(".")[0] not in SEARCH]
-        stops = any(each.key_or_group == "stop_after" for each in given)
-        require(not stops, "stop_after", "none, since a search says where its trials stop", "one")
-        require("seed" not in swept, "seed", "one value", "several", "fresh_seeds=N trains the best on N seeds")
+        overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
+        swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
+        overrides = [override for override in overrides if override.key_or_group.split(".")[0] not in SEARCH]
+        stops = any(override.key_or_group == "stop_after" for override in overrides)
+        require(not stops, "stop_after", "none, since a search sets it for its trials", "a value")
+        require("seed" not in swept, "seed", "one value", "several", "set fresh_seeds=N to train the best on N seeds")
         several = sorted({*MEASURED_BY} & {*space} | {"monitor", "study", *SEARCH} & {*swept})
-        require(not several, ", ".join(several), "one value in all of a search", "several")
-        kept = [each for each in given if each.key_or_group != "seed"]  # a search sets the seeds of its runs
-        combinations = [self.tunings_of(words, swept, space) for words in BasicSweeper.split_arguments(kept, None)[0]]
+        require(not several, ", ".join(several), "one value for the whole search", "several")
+        overrides = [override for override in overrides if override.key_or_group != "seed"]  # a search sets the seeds
+        batches = BasicSweeper.split_arguments(overrides, None)
+        combinations = [self.tunings_of(words, swept, space) for words in batches[0]]
         for name in space:
-            known = any(name in tunings[0].options for tunings in combinations)
-            require(known, f"space.{name}", "an option of what is trained, or of one of the losses", name)
+            exists = any(name in tunings[0].options for tunings in combinations)
+            require(exists, f"space.{name}", "an option of the training, or of one of the losses", name)
         return [tuning for repetition in zip(*combinations, strict=True) for tuning in repetition]
 
     def tunings_of(self, words: list[str], swept: list[str], space: dict[str, Option]) -> list[Tuning]:
@@ -117,8 +118,8 @@ class FairSearch(Sweeper):
         steps = rungs(self.cfg.trials, cfg.trainer.max_epochs, self.cfg.halving, every)
         tunings = []
         for seed in range(self.cfg.seed, self.cfg.seed + self.cfg.tuning_repeats):
-            given = settings(options, self.cfg.trials, seed) if self.cfg.sampler == "quasirandom" else []
-            tunings.append(Tuning(title or "all", list(words), options, seed, steps, list(map(Trial, given))))
+            points = settings(options, self.cfg.trials, seed) if self.cfg.sampler == "quasirandom" else []
+            tunings.append(Tuning(title or "all", list(words), options, seed, steps, list(map(Trial, points))))
         return tunings
 
     def quasirandom(self) -> None:
@@ -142,11 +143,11 @@ class FairSearch(Sweeper):
             if number and not self.goes_on():
                 return
             pairs = zip(self.tunings, studies, strict=True)
-            going = [(tuning, study) for tuning, study in pairs if tuning.options or number == 0]
-            for tuning, study in going:
+            active = [(tuning, study) for tuning, study in pairs if tuning.options or number == 0]
+            for tuning, study in active:
                 tuning.trials.append(Trial(study.propose(number)))
-            self.train_trials([(tuning, tuning.trials[-1], tuning.rungs[-1][1]) for tuning, _ in going])
-            for tuning, study in going:
+            self.train_trials([(tuning, tuning.trials[-1], tuning.rungs[-1][1]) for tuning, _ in active])
+            for tuning, study in active:
                 study.tell(number, tuning.trials[-1].value)
 
     def goes_on(self) -> bool:
@@ -174,12 +175,12 @@ class FairSearch(Sweeper):
                 continue
             values = " ".join(tuning.overrides(best)[len(tuning.words) :])
             count = sum(not math.isnan(trial.value) for trial in tuning.trials)
-            shown = (tuning.title, values, self.cfg.monitor, best.value, count)
-            log.info("search: %s: %s reached %s %.4f, the best of %d trials", *shown)
+            facts = (tuning.title, values, self.cfg.monitor, best.value, count)
+            log.info("search: %s: %s reached %s %.4f, the best of %d trials", *facts)
             for sentence in tuning.edges(best):
                 log.warning("search: %s: %s", tuning.title, sentence)
             if len(tuning.trials) > 1 and len({trial.value for trial in tuning.trials}) == 1:
-                log.warning("search: %s: every trial reached the same: raise trainer.max_epochs", tuning.title)
+                log.warning("search: %s: all trials reached the same value: raise trainer.max_epochs", tuning.title)
             start = first + fresh * (tuning.seed - self.cfg.seed)  # repetitions share no fresh seeds
             names = f"tuned=[{','.join(tuning.options)}]"
             jobs += [[*tuning.overrides(best), names, f"seed={seed}"] for seed in range(start, start + fresh)]
@@ -187,23 +188,23 @@ class FairSearch(Sweeper):
 
     def launch(self, jobs: list[list[str]]) -> list[float]:
         """Run jobs with these overrides on the launcher of the sweep; return their results, NaN for failed jobs."""
-        different = list(dict.fromkeys(map(tuple, jobs)))  # equal jobs would share a folder
-        returned = self.launch_jobs([list(words) for words in different], initial_job_idx=self.jobs)
-        self.jobs += len(different)
-        done = [float(each.return_value) if each.status == JobStatus.COMPLETED else math.nan for each in returned]
-        values = dict(zip(different, done, strict=True))
+        distinct = list(dict.fromkeys(map(tuple, jobs)))  # equal jobs would share a folder
+        returns = self.launch_jobs([list(words) for words in distinct], initial_job_idx=self.jobs)
+        self.jobs += len(distinct)
+        results = [float(job.return_value) if job.status == JobStatus.COMPLETED else math.nan for job in returns]
+        values = dict(zip(distinct, results, strict=True))
         return [values[tuple(words)] for words in jobs]
 
     def write(self) -> None:
         """Write search.json, which the report reads."""
-        shown = []
+        tunings = []
         for tuning in self.tunings:
             best = next(iter(tuning.ahead(1, self.mode)), None)
             facts = {"title": tuning.title, "seed": tuning.seed, "trials": list(map(vars, tuning.trials))}
-            shown.append(facts | {"best": best and vars(best), "edges": tuning.edges(best) if best else []})
-        asked = to_container(OmegaConf.masked_copy(self.cfg, list(SEARCH)))
-        said = f"python -m seglab.search {shlex.join(word for word in sys.argv[1:] if word != '-m')}"
-        facts = {"command": said, "monitor": self.cfg.monitor, "mode": self.mode, **asked, "tunings": shown}
+            tunings.append(facts | {"best": best and vars(best), "edges": tuning.edges(best) if best else []})
+        options = to_container(OmegaConf.masked_copy(self.cfg, list(SEARCH)))
+        line = f"python -m seglab.search {shlex.join(word for word in sys.argv[1:] if word != '-m')}"
+        facts = {"command": line, "monitor": self.cfg.monitor, "mode": self.mode, **options, "tunings": tunings}
         write_json(Path(self.cfg.hydra.sweep.dir) / "search.json", facts)
 
 
@@ -218,8 +219,8 @@ def main() -> None:
     """Run the command, which is always a sweep and needs no `-m`."""
     # Hydra loads sweepers from its own namespaces only: ours replaces the one named in conf/hydra/sweeper/local.yaml
     Plugins.instance().class_name_to_class["hydra_plugins.seglab_launcher.LocalSweeper"] = FairSearch
-    alone = {"-m", "--multirun", "--help", "-h", "--cfg", "-c", "--info", "-i"}
-    if not alone & set(sys.argv[1:]):
+    flags = {"-m", "--multirun", "--help", "-h", "--cfg", "-c", "--info", "-i"}
+    if not flags & set(sys.argv[1:]):
         sys.argv.insert(1, "-m")
     command("search")(search)()
 

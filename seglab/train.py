@@ -58,9 +58,9 @@ def show_plan(cfg: DictConfig, folder: Path) -> float:
     value = None if cfg.rerun else known_value(cfg, run)
     print("finished" if value is not None else "waiting" if cfg.rerun else run_status(folder, run.known()), run)
     with suppress(OSError):
-        for made in (folder, *folder.resolve().parents):  # by Hydra; stops at the first that is not empty
-            if made is folder or made.is_relative_to(Path("outputs").resolve()):
-                made.rmdir()
+        for path in (folder, *folder.resolve().parents):  # made by Hydra; stops at the first that is not empty
+            if path is folder or path.is_relative_to(Path("outputs").resolve()):
+                path.rmdir()
     return float("nan") if value is None else value
 
 
@@ -89,8 +89,8 @@ def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
         value = None if cfg.rerun and run.replace() else known_value(cfg, run)
         if value is not None:
             paused = run.known()["status"] != "finished"
-            remedy = "; leave stop_after out to finish it" if paused else "; rerun=true trains it again"
-            log.info("%s is %s already%s", run, "paused" if paused else "finished", "" if wait else remedy)
+            remedy = "; remove stop_after to finish it" if paused else "; set rerun=true to train it again"
+            log.info("%s is already %s%s", run, "paused" if paused else "finished", "" if wait else remedy)
             return value
         run.clean_up()  # not for a finished run, which would lose best.ckpt to a damaged last.ckpt
         check_device(cfg)
@@ -117,17 +117,19 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
             fault = read_json(folder / "run.json").get("error") or {}  # in a sweep perhaps from an earlier seed
             if fault.get("kind") != Diverged.__name__:
                 raise
-            log.warning("tune: optimizer.lr=%g is left out: %s", lr, fault["message"])
+            log.warning("tune: optimizer.lr=%g is dropped: %s", lr, fault["message"])
     for lr in [lr for lr, value in values.items() if math.isnan(value)]:
-        log.warning("tune: optimizer.lr=%g is left out: %s is undefined in each validation", lr, cfg.monitor)
+        log.warning("tune: optimizer.lr=%g is dropped: %s is undefined in each validation", lr, cfg.monitor)
         del values[lr]
-    require(bool(values), "tune.lr", "a rate with which this loss trains", "none", "add a lower one")
+    require(bool(values), "tune.lr", "a learning rate at which this loss trains", "none", "add a lower one")
     best = (max if better(cfg.monitor) == "max" else min)(values, key=values.__getitem__)
     cfg.optimizer.lr = best
     run.note(tuned={"lr": best, "tried": {f"{lr:g}": values.get(lr) for lr in cfg.tune.lr}})
-    log.info("tune: optimizer.lr=%g of %s", best, ", ".join(f"{lr:g}: {value:.4f}" for lr, value in values.items()))
+    listed = ", ".join(f"{lr:g}: {value:.4f}" for lr, value in values.items())
+    log.info("tune: chose optimizer.lr=%g by %s (%s)", best, cfg.monitor, listed)
     if "iou" in cfg.monitor and values[best] < 0.05:  # the choice would be noise
-        log.warning("tune: no rate has found anything to speak of in %d epochs; raise tune.epochs", cfg.tune.epochs)
+        sentence = "tune: %s is below 0.05 at all learning rates after %d epochs; raise tune.epochs"
+        log.warning(sentence, cfg.monitor, cfg.tune.epochs)
 
 
 def train_and_measure(cfg: DictConfig, run: Run) -> float:
@@ -158,8 +160,8 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
         draw(cfg, module, data, run)
     scores = [f"{name} {run.facts['metrics'][f'test/{name}']:.4f}" for name in ("iou", "dice", "precision", "recall")]
     if run.facts["metrics"].get("test/image_recall") == 0:  # background is predicted everywhere
-        iou, remedy = run.facts["metrics"]["test/iou"], "train longer, or with another learning rate or loss"
-        log.warning("%s finds nothing in any test image that has foreground (IoU %.3f); %s", run, iou, remedy)
+        iou, remedy = run.facts["metrics"]["test/iou"], "train longer, or use another learning rate or loss"
+        log.warning("%s finds nothing in any test image with foreground (IoU %.3f); %s", run, iou, remedy)
     drawn = " curves.png examples.png" if cfg.pictures else ""
     log.info("test: %s\n%s: run.json per_image.csv%s", "  ".join(scores), run, drawn)
     return run.facts["monitor"]["value"]
@@ -171,9 +173,9 @@ def check_device(cfg: DictConfig) -> None:
 
     check_nodes(cfg.trainer.num_nodes)
     precision(cfg.trainer.accelerator, cfg.trainer.precision)  # raises if the device does not support it
-    remedy = "start each run by itself, or sweep with hydra/launcher=slurm"
+    remedy = "start each run separately, or use hydra/launcher=slurm"
     fits = processes(cfg.trainer) == 1 or not shares_process()
-    require(fits, "trainer", "devices=1 in a sweep in one process", "more", remedy)
+    require(fits, "trainer", "devices=1 in a sweep outside SLURM", "more than one", remedy)
 
 
 def check_before_data(cfg: DictConfig) -> None:
@@ -185,14 +187,14 @@ def check_before_data(cfg: DictConfig) -> None:
     task = dataset.task
     loss = build_loss(cfg.loss).with_task(task)  # raises if the loss has no meaning for the task
     shares = [1 / max(2, task.channels)] * task.channels  # placeholders, since no mask is read yet; 1 is refused
-    found = ramps(to_container(cfg.schedule) or {}, loss.with_class_frequency(shares))  # checks the schedule too
-    for sentence in unreached(loss, found, cfg.trainer.max_epochs, cfg.trainer.check_val_every_n_epoch):
+    schedule = ramps(to_container(cfg.schedule) or {}, loss.with_class_frequency(shares))  # checks it too
+    for sentence in unreached(loss, schedule, cfg.trainer.max_epochs, cfg.trainer.check_val_every_n_epoch):
         log.warning("%s", sentence)
     check_model(to_container(cfg.model), dataset)
     callbacks = to_container(cfg.callbacks) or {}
-    more = {f"callbacks.{name}.monitor": node.get("monitor") for name, node in callbacks.items()}
-    given = {option: metric for option, metric in more.items() if metric is not None}  # "" is checked too
-    check_monitors({"monitor": cfg.monitor} | given, cfg.threshold, cfg.empty, task)
+    monitors = {f"callbacks.{name}.monitor": node.get("monitor") for name, node in callbacks.items()}
+    monitors = {option: metric for option, metric in monitors.items() if metric is not None}  # "" is checked too
+    check_monitors({"monitor": cfg.monitor} | monitors, cfg.threshold, cfg.empty, task)
 
 
 def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None, world: int = 1) -> DataModule:
@@ -205,15 +207,16 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None, wor
     seed = dataset.training_seed(cfg.seed)
     data = DataModule(dataset, augment, cfg.batch_size, cfg.workers, seed, needs, cfg.store, device, world)
     facts = data.opened.facts()
-    before, ids = run.earlier.get("data") if run.last else None, data.splits.ids()
-    began = read_json(run.folder / "split.json") if cfg.dataset.get("split_file") else ids  # the file may have changed
-    if before and (before["fingerprint"] != facts["fingerprint"] or (began or ids) != ids):
+    earlier, ids = run.earlier.get("data") if run.last else None, data.splits.ids()
+    # A split file may have changed
+    earlier_ids = (read_json(run.folder / "split.json") if cfg.dataset.get("split_file") else None) or ids
+    if earlier and (earlier["fingerprint"] != facts["fingerprint"] or earlier_ids != ids):
         got = other_data(run.earlier, cfg.dataset.get("root"))
-        require(False, f"run {run}", "the data that it began with", got, "rerun=true starts over")
+        require(False, f"run {run}", "the data that it was started with", got, "set rerun=true to start over")
     run.note(data=facts, scale="native" if dataset.fit == "patch" else "run")  # the scale of the test
     if facts["range"] != "full":
         low, high = facts["range"]
-        log.info("data: values from %g to %g are the range from black to white (dataset.range)", low, high)
+        log.info("data: black is %g and white is %g (dataset.range)", low, high)
     counts = [f"{count} {split} ({facts['empty_masks'][split]} empty)" for split, count in facts["images"].items()]
     percent = 100 * facts["foreground"]
     log.info("data: %s images; %.3g %% of the training pixels are foreground", ", ".join(counts), percent)
@@ -224,12 +227,12 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None, wor
     for sentence in data.opened.warnings():
         log.warning("data: %s", sentence)
     for split, count in facts["images"].items():
-        remedy = "see above" if facts["skipped"] else "see dataset.val_fraction and dataset.test_fraction"
+        remedy = "see above" if facts["skipped"] else "check dataset.val_fraction and dataset.test_fraction"
         require(count > 0, "dataset", f"images in {split}", "none", remedy)
     check_foreground(cfg.monitor, cfg.empty, facts["images"]["val"] > facts["empty_masks"]["val"])
     loaders = [data.loader(split, cfg.trainer[f"limit_{split}_batches"]) for split in ("train", "val", "test")]
     if loaders[0].sampler.joins:  # type: ignore[attr-defined]
-        log.info("data: the last batch of an epoch would be one image, and joins the batch before it")
+        log.info("data: the last batch of an epoch would be a single image, which is added to the batch before it")
     return data
 
 
@@ -251,9 +254,9 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     module = assemble(to_container(cfg), data.opened.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
     initialize(cfg, module.model, module.task, run)
-    but_seed = f"{experiment(cfg) | {'seed': 0}} {data.opened.fingerprint} {data.device}" if current_sweep() else ""
+    without_seed = f"{experiment(cfg) | {'seed': 0}} {data.opened.fingerprint} {data.device}" if current_sweep() else ""
     with memory_sentence():
-        dry_run(module, data.loader("train"), data.device, of=but_seed)
+        dry_run(module, data.loader("train"), data.device, of=without_seed)
     return module
 
 
@@ -277,7 +280,7 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     callbacks = build_parts("callbacks", cfg.callbacks, Callback)
     loggers = build_parts("logger", cfg.logger, Logger)
     begin(loggers, run)
-    alone = processes(cfg.trainer) == 1
+    single_process = processes(cfg.trainer) == 1
     progress = Progress(refresh_rate=5) if sys.stderr.isatty() and not runs_in_parallel() else EpochLines()
     trainer = build(
         cfg.trainer,
@@ -295,7 +298,7 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
         limit_test_batches=None,
         plugins=[
             AtomicCheckpointIO(run.facts["identity"]),
-            *([LightningEnvironment()] if alone else []),  # else it looks for other tasks of a SLURM job
+            *([LightningEnvironment()] if single_process else []),  # else it looks for other tasks of a SLURM job
         ],
         enable_progress_bar=isinstance(progress, Progress),
         enable_model_summary=False,
@@ -317,9 +320,9 @@ def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, 
     val = data.loader("val", cfg.trainer.limit_val_batches)
     if run.last:
         # Lightning 2.6 opens the loader before it sets the epoch of the sampler
-        done = finished_epochs(run.last, run.facts["identity"])
-        loader.sampler.set_epoch(done)  # type: ignore[attr-defined]
-        log.info("resuming after epoch %d of %s", done, run)
+        epochs = finished_epochs(run.last, run.facts["identity"])
+        loader.sampler.set_epoch(epochs)  # type: ignore[attr-defined]
+        log.info("resuming after epoch %d of %s", epochs, run)
     try:
         with memory_sentence():
             trainer.fit(module, loader, val, ckpt_path=run.last)

@@ -78,7 +78,7 @@ def test_a_wrong_word_is_the_sentence_of_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ContractError, match=r"^epochs: expected an option .*trainer\.max_epochs"):
         seglab.run("epochs=3")
-    with pytest.raises(ContractError, match=r"^run: expected options of a training, got --cfg job"):
+    with pytest.raises(ContractError, match=r"^run: expected overrides that start a training run, got --cfg job"):
         seglab.run("--cfg", "job")
 
 
@@ -91,7 +91,7 @@ def test_a_study_of_folders_is_opened_and_judged(tmp_path):
     of_loss = study.images.groupby("label")["hd95"].mean()
     assert far["ahead"] == pytest.approx(of_loss[far["second"]] - of_loss[far["first"]], rel=0.05)
     assert len(study.images) > len(study.runs)
-    with pytest.raises(ContractError, match=r"verdict: expected options of question, .*, got metrics"):
+    with pytest.raises(ContractError, match=r"verdict: expected options among question, .*, got metrics"):
         study.verdict(metrics="dice")
     with pytest.raises(ContractError, match=r"study: expected a finished run of one of bce, dice, got nothing$"):
         study.run("nothing")
@@ -105,7 +105,7 @@ def test_a_run_of_a_study_with_folds_is_chosen_by_its_fold(tmp_path):
         write_run(tmp_path / str(fold), FakeLoss("dice"), 1, extra={"dataset": {"folds": 2, "fold": fold}})
     study = seglab.load(tmp_path)
     assert study.run("dice", fold=1).folder.parent.name == "1"
-    with pytest.raises(ContractError, match="study: expected fold= as one of 0, 1, got none"):
+    with pytest.raises(ContractError, match="study: expected fold to be one of 0, 1, got none"):
         study.run("dice")
 
 

@@ -58,7 +58,9 @@ def test_a_run_does_not_resume_on_another_division_by_its_split_file(interrupted
         train_small(tmp_path / "run", *words)
     split["train"][0], split["test"][0] = split["test"][0], split["train"][0]
     write_json(tmp_path / "split.json", split)
-    with pytest.raises(ContractError, match="expected the data that it began with, got different or changed data"):
+    with pytest.raises(
+        ContractError, match="expected the data that it was started with, got different or changed data"
+    ):
         train_small(tmp_path / "run", *words)
 
 

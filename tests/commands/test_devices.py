@@ -42,7 +42,7 @@ def test_two_processes_give_the_rows_and_metrics_of_one(tmp_path):
 
 def test_a_sweep_in_one_process_refuses_several_devices(tmp_path, monkeypatch):
     monkeypatch.setattr("seglab.train.shares_process", lambda: True)
-    words = "trainer: expected devices=1 in a sweep in one process, got more; start each run by itself"
+    words = "trainer: expected devices=1 in a sweep outside SLURM, got more than one; start each run separately"
     with pytest.raises(ContractError, match=words):
         train_small(tmp_path, "trainer.devices=2", "trainer.strategy=ddp")
 

@@ -21,7 +21,7 @@ from seglab.train import train
 from tests.conftest import OF_FILES, compose, facts_of
 from tests.data.fabricate import LOSSY, save_turned, scene, write_image, write_scenes
 
-SAID = "values from 0 to 4095 are the range from black to white (dataset.range)"
+SAID = "black is 0 and white is 4095 (dataset.range)"
 
 
 def write_12_bits(path, image):

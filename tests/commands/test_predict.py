@@ -256,7 +256,7 @@ def test_an_array_is_refused_by_a_run_that_windows_or_cuts_the_files_of_films(tm
         change(run, data=facts_of(run)["data"] | {"raw": of_films | options})
         if options:
             with pytest.raises(
-                ContractError, match=r"paths, as the run reads files with its dataset\.window and .*crop"
+                ContractError, match=r"paths, since the run reads files with its dataset\.window and .*crop"
             ):
                 Run(run).predict([film])
         assert Run(run).predict([tmp_path / "film.png"])[0].shape == film.shape
@@ -284,7 +284,7 @@ def test_a_threshold_that_would_do_nothing_is_refused(configure, photos, tmp_pat
     run = write_run(tmp_path / "run", "dataset.scene=organ")
     with pytest.raises(ContractError, match=r"predict: expected no threshold for a multiclass .* got 0\.9; leave"):
         call(configure, tmp_path / "out", run, photos, "threshold=0.9")
-    with pytest.raises(ContractError, match=r"threshold: expected none, as of classes that exclude .* got 0\.9"):
+    with pytest.raises(ContractError, match=r"threshold: expected none for a multiclass task, .* got 0\.9"):
         check_before_data(configure("train", "dataset.scene=organ", "threshold=0.9"))
 
 

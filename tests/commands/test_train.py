@@ -38,10 +38,10 @@ def test_a_run_needs_neither_stdout_nor_stderr(tmp_path):
 def test_a_run_that_finds_nothing_says_so(tmp_path, caplog):
     caplog.set_level("INFO")
     train_small(tmp_path / "blind", "model.prior=1e-6", "tune.lr=[1e-6]", "tune.epochs=1", "trainer.max_epochs=1")
-    assert "tune: no rate has found anything to speak of in 1 epochs; raise tune.epochs" in caplog.text
+    assert "tune: val/iou_pooled is below 0.05 at all learning rates after 1 epochs; raise tune.epochs" in caplog.text
     assert "NaN" not in (tmp_path / "blind/run.json").read_text()  # not defined in JSON
     assert math.isnan(api.Run(tmp_path / "blind").metrics["test/precision"])
-    assert "blind finds nothing in any test image that has foreground" in caplog.text
+    assert "blind finds nothing in any test image with foreground" in caplog.text
     assert "val/iou_pooled 0.0000" in caplog.text  # the line of the epoch has the monitor
     caplog.clear()
     train_small(tmp_path / "seeing", "threshold=0.01", "optimizer.lr=1e-6", "trainer.max_epochs=1")
@@ -114,7 +114,7 @@ def test_a_batch_norm_of_one_value_trains_where_one_image_is_left_over_and_refus
     with open_dict(cfg):
         cfg.model = {"_target_": f"{__name__}.Pooled", "in_channels": 3, "out_channels": 1}
     train(cfg, tmp_path / "nine")
-    assert "the last batch of an epoch would be one image, and joins the batch before it" in caplog.text
+    assert "the last batch of an epoch would be a single image, which is added to the batch before it" in caplog.text
     assert list(epochs_of(tmp_path / "nine")["step"]) == [2]
     cfg.batch_size, cfg.folder = 1, str(tmp_path / "one")
     with pytest.raises(ContractError, match=r"batch_size: expected at least 2 images in each batch.*set batch_size=2"):
@@ -279,8 +279,8 @@ def test_a_rate_that_diverges_is_left_out_for_every_seed_of_a_sweep(tmp_path, mo
         run = train_small(tmp_path / str(seed), *words, "tune.lr=[1e6,1e-3]", f"seed={seed}")
         assert facts_of(run)["tuned"]["lr"] == 1e-3
         assert facts_of(run)["tuned"]["tried"]["1e+06"] is None
-    assert caplog.text.count("tune: optimizer.lr=1e+06 is left out: BCEDice: expected finite logits") == 2
-    with pytest.raises(ContractError, match=r"tune.lr: expected a rate with which this loss trains, got none"):
+    assert caplog.text.count("tune: optimizer.lr=1e+06 is dropped: BCEDice: expected finite logits") == 2
+    with pytest.raises(ContractError, match=r"tune.lr: expected a learning rate at which this loss trains, got none"):
         train_small(tmp_path / "none", *words, "tune.lr=[1e6]")
 
 
@@ -289,9 +289,9 @@ def test_a_rate_whose_value_is_undefined_is_left_out(configure, tmp_path, monkey
     cfg = configure("train", "tune.lr=[1e-6,1e-3]", folder=tmp_path)
     tune_learning_rate(cfg, Run(tmp_path))
     assert cfg.optimizer.lr == 1e-3
-    assert "tune: optimizer.lr=1e-06 is left out: val/iou_pooled is undefined in each validation" in caplog.text
+    assert "tune: optimizer.lr=1e-06 is dropped: val/iou_pooled is undefined in each validation" in caplog.text
     cfg.tune.lr = [1e-6]
-    with pytest.raises(ContractError, match=r"tune.lr: expected a rate with which this loss trains, got none"):
+    with pytest.raises(ContractError, match=r"tune.lr: expected a learning rate at which this loss trains, got none"):
         tune_learning_rate(cfg, Run(tmp_path))
 
 
