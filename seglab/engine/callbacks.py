@@ -80,12 +80,12 @@ class Progress(TQDMProgressBar):
     """Show the loss and the validation IoU; the loss is read from the device only when the bar is drawn."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        shown: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         if isinstance(pl_module, SegModule) and pl_module.latest is not None:
-            shown["loss"] = f"{pl_module.latest.mean().item():.4f}"
+            values["loss"] = f"{pl_module.latest.mean().item():.4f}"
         if "val/iou" in trainer.callback_metrics:
-            shown["val/iou"] = f"{trainer.callback_metrics['val/iou'].item():.4f}"
-        return shown
+            values["val/iou"] = f"{trainer.callback_metrics['val/iou'].item():.4f}"
+        return values
 
 
 class EpochLines(Checkpoint):  # Lightning calls Checkpoint callbacks last, when all metrics are known

@@ -192,8 +192,8 @@ def experiment(cfg: DictConfig) -> dict[str, Any]:
 
     excluded = NOT_IN_IDENTITY - ({"dataset.root"} if SWEPT in os.environ else set())
     # Values interpolated from the folder do not count either, nor does monitor_mode, which follows from the monitor
-    kept = keep(OmegaConf.to_container(cfg), "") | {"folder": "", "monitor_mode": "auto"}
-    resolved: Any = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
+    values = keep(OmegaConf.to_container(cfg), "") | {"folder": "", "monitor_mode": "auto"}
+    resolved: Any = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
     count = processes(to_container(cfg.get("trainer") or {}))
     return resolved if count == 1 else resolved | {"processes": count}
 

@@ -71,10 +71,10 @@ def check_monitors(monitors: Mapping[str, str], threshold: float, empty: str, ta
     meter, logits = Meter(threshold, empty, task), torch.zeros(1, task.channels, 2, 2)
     meter.update(torch.zeros(1), logits, logits[:, :1] if task.kind == "multiclass" else logits)
     names = list(meter.flush())
-    known = [f"{stage}/{name}" for stage in ("val", "train") for name in names]
+    metrics = [f"{stage}/{name}" for stage in ("val", "train") for name in names]
     for option, name in monitors.items():
-        near = difflib.get_close_matches(name, known, n=5, cutoff=0)
-        require(name in known, option, f"a metric of an epoch such as {', '.join(near)}", name)
+        similar = difflib.get_close_matches(name, metrics, n=5, cutoff=0)
+        require(name in metrics, option, f"a metric of an epoch such as {', '.join(similar)}", name)
 
 
 def check_foreground(monitor: str, empty: str, some: bool) -> None:
@@ -161,12 +161,12 @@ def try_external(loss: External, target: Tensor, channels: int) -> None:
     else:  # a target with one eighth of foreground
         right = truth = torch.zeros(target.shape, device=target.device)
         truth[..., : -(-width // 8)] = 1
-    other = "probabilities" if loss.takes == "logits" else "logits"
-    remedy = f"set loss.takes={other} if it expects {other}"
+    alternative = "probabilities" if loss.takes == "logits" else "logits"
+    remedy = f"set loss.takes={alternative} if it expects {alternative}"
     with one_sentence("loss", f"a function of {loss.takes} and target", remedy):
         values = [float(loss(scale * (2 * right - 1), truth).mean()) for scale in (-4.0, 0.0, 4.0)]
     listed = ", ".join(f"{value:.4g}" for value in values)
     require(all(map(math.isfinite, values)), "loss", f"finite values for {loss.takes}", listed, remedy)
     if not values[0] > values[1] > values[2]:
-        question = f"does it expect {other} (loss.takes={other}), or is it a score to maximize?"
+        question = f"does it expect {alternative} (loss.takes={alternative}), or is it a score to maximize?"
         log.warning("loss: its values for logits from wrong to right do not decrease (%s); %s", listed, question)

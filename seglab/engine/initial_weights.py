@@ -51,28 +51,28 @@ def start_from(
     if file.is_dir():
         run = open_run(file)
         if task and not include:
-            run.require_task(task, "init_include=[...] takes the weights that both share, such as those of an encoder")
+            run.require_task(task, "set init_include=[...] to load the weights they share, such as an encoder")
         file = run.best
-    own, theirs = model.state_dict(), read_weights(file, "init_from")
-    prefix = max(PREFIXES, key=lambda start: sum(start + name in theirs for name in own))  # the first of equals
-    theirs = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
+    weights, saved = model.state_dict(), read_weights(file, "init_from")
+    prefix = max(PREFIXES, key=lambda start: sum(start + name in saved for name in weights))  # the first of equals
+    saved = {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
     patterns = [include] if isinstance(include, str) else list(include or "*")
-    expected = f"a pattern of names such as {', '.join(list(own)[:3])}"
+    expected = f"a pattern of names such as {', '.join(list(weights)[:3])}"
     for pattern in patterns:
-        require(any(matches(name, [pattern]) for name in own), "init_include", expected, pattern)
-    wanted = [name for name in own if matches(name, patterns)]
-    loaded = {name: theirs[name] for name in wanted if name in theirs and theirs[name].shape == own[name].shape}
-    others = f"{len(theirs)} others, such as {', '.join(list(theirs)[:3])}"
+        require(any(matches(name, [pattern]) for name in weights), "init_include", expected, pattern)
+    selected = [name for name in weights if matches(name, patterns)]
+    loaded = {name: saved[name] for name in selected if name in saved and saved[name].shape == weights[name].shape}
+    others = f"{len(saved)} others, such as {', '.join(list(saved)[:3])}"
     fits = [name for name, value in loaded.items() if value.dim()]  # a BatchNorm's num_batches_tracked always fits
-    differ = [name for name in wanted if name in theirs and name not in loaded]
+    differ = [name for name in selected if name in saved and name not in loaded]
     if len(differ) > len(fits):  # a model of another width, not just with another head
         name, remedy = differ[0], "set the options of model to those of the trained model"
-        got = f"others, such as {tuple(theirs[name].shape)} instead of {tuple(own[name].shape)} for {name}"
+        got = f"others, such as {tuple(saved[name].shape)} instead of {tuple(weights[name].shape)} for {name}"
         require(False, f"init_from {file}", "the shapes of this model's weights", got, remedy)
-    require(bool(fits), f"init_from {file}", f"weights that fit, such as {', '.join(wanted[:3])}", others)
+    require(bool(fits), f"init_from {file}", f"weights that fit, such as {', '.join(selected[:3])}", others)
     model.load_state_dict(loaded, strict=False)
-    left = [name for name in own if name not in loaded]
-    return {"file": str(file), "sha256": sha256(file), "weights": len(own), "loaded": len(loaded), "left": left}
+    left = [name for name in weights if name not in loaded]
+    return {"file": str(file), "sha256": sha256(file), "weights": len(weights), "loaded": len(loaded), "left": left}
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

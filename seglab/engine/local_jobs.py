@@ -99,8 +99,8 @@ class Progress:
     def ended(self, k: int, exit_code: int = 0) -> None:
         """Log a line for the run in the k-th folder; record it as failed if its process died."""
         run = Run(self.folders[k])
-        journal, known = current_sweep(), run.known()
-        if known.get("status") == "running" and known.get("sweep") == journal:
+        journal, record = current_sweep(), run.known()
+        if record.get("status") == "running" and record.get("sweep") == journal:
             record_death(run, exit_code)
         elif exit_code < 0:  # it died before its run began
             refuse(run.folder, RuntimeError(), f"the process died{by_signal(exit_code)}")
@@ -128,6 +128,6 @@ class Progress:
     def time_left(self, left: int) -> float:
         """Estimate the seconds until `left` runs, some of them at work, are done: at least those of the longest."""
         mean = sum(self.seconds) / len(self.seconds)
-        rest = [max(0.0, mean - (time.time() - began)) for began in self.started.values()]
-        rest += [mean] * (left - len(rest))
-        return max(*rest, sum(rest) / self.at_once)
+        remaining = [max(0.0, mean - (time.time() - start)) for start in self.started.values()]
+        remaining += [mean] * (left - len(remaining))
+        return max(*remaining, sum(remaining) / self.at_once)

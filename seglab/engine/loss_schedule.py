@@ -55,7 +55,7 @@ def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
     Raises a ContractError if a parameter is unknown or not a number, or if the loss refuses its first or last value.
     """
     require(isinstance(schedule, Mapping), "schedule", "the parameters of the loss that change", schedule)
-    found = {}
+    by_path = {}
     for path, spec in _leaves(schedule, ()):
         who = f"schedule.{'.'.join(path)}"
         require(isinstance(spec, Mapping), who, "{to: NUMBER, epochs: COUNT}", spec)
@@ -69,10 +69,10 @@ def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
         require(ramp.epochs >= 1, who, "epochs of at least 1", ramp.epochs)
         above = ramp.shape != "exponential" or start > 0 < ramp.to
         require(above, who, "start and to above 0 for shape=exponential", f"{start} and {ramp.to}")
-        found[path] = replace(ramp, start=start)
-    for epoch in (0, max((ramp.epochs for ramp in found.values()), default=0)):
-        scheduled(loss, found, epoch)  # the loss validates its parameters
-    return found
+        by_path[path] = replace(ramp, start=start)
+    for epoch in (0, max((ramp.epochs for ramp in by_path.values()), default=0)):
+        scheduled(loss, by_path, epoch)  # the loss validates its parameters
+    return by_path
 
 
 def unreached(loss: Loss, found: Mapping[Path, Ramp], epochs: int, every: int = 1) -> list[str]:

@@ -63,9 +63,9 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
 def first_line(error: BaseException) -> str:
     """Return the first line of an error after the name of its option; for an error of our resolvers, its sentence."""
     line = next(iter(str(error).splitlines()), type(error).__name__)
-    own = line.removeprefix("ContractError raised while resolving interpolation: ")
+    sentence = line.removeprefix("ContractError raised while resolving interpolation: ")
     option = getattr(error, "full_key", None)
-    return f"{option}: {line}" if option and option not in line and own == line else own
+    return f"{option}: {line}" if option and option not in line and sentence == line else sentence
 
 
 def first_of_sweep(word: str) -> str:
@@ -156,8 +156,8 @@ def groups_of(command: str, conf: str) -> set[str]:
     defaults = OmegaConf.load(Path(conf, f"{command}.yaml")).get("defaults", [])  # type: ignore[arg-type]
     named = {entry if isinstance(entry, str) else next(iter(entry)) for entry in defaults} - {"_self_"}
     commands = {name for name in named if Path(conf, f"{name}.yaml").is_file()}  # search builds on train
-    own = {name.rpartition("@")[2] for name in named - commands if not name.startswith("override ")}
-    return own.union(*(groups_of(name, conf) for name in commands))
+    groups = {name.rpartition("@")[2] for name in named - commands if not name.startswith("override ")}
+    return groups.union(*(groups_of(name, conf) for name in commands))
 
 
 def options(node: Any) -> list[str]:

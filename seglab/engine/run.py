@@ -98,9 +98,9 @@ class Run:
 
     def replace(self) -> bool:
         """Start over (set `replaces`); return False if there is nothing to replace, or if this sweep made the run."""
-        known, sweep = self.known(), current_sweep()
-        of_this_sweep = sweep is not None and known.get("sweep") == sweep  # restarted, since another job has died
-        self.replaces = not of_this_sweep and bool(known or self.last)
+        record, sweep = self.known(), current_sweep()
+        of_this_sweep = sweep is not None and record.get("sweep") == sweep  # restarted, since another job has died
+        self.replaces = not of_this_sweep and bool(record or self.last)
         return self.replaces
 
     def begin(self, splits: dict[str, list[str]]) -> None:
@@ -121,17 +121,17 @@ class Run:
 
     def paused_value(self, epochs: int | None) -> float | None:
         """Return the best monitored value of the first `epochs` epochs; None if they are still to be trained."""
-        known, file = self.known(), self.folder / "metrics.csv"
+        record, file = self.known(), self.folder / "metrics.csv"
         if not epochs or not file.exists():
             return None
-        monitor = known["config"]["monitor"]
+        monitor = record["config"]["monitor"]
         try:
             with file.open(encoding="utf-8", newline="") as opened:
                 rows = list(csv.DictReader(opened))
             values = [float(row[monitor]) for row in rows[:epochs] if row.get(monitor)]
         except (ValueError, csv.Error):  # damaged: the run resumes and rewrites it from its checkpoint
             return None
-        done = len(rows) >= epochs or known.get("paused", 0) >= epochs  # early stopping leaves fewer rows
+        done = len(rows) >= epochs or record.get("paused", 0) >= epochs  # early stopping leaves fewer rows
         if not done or not values:
             return None
         return max(values) if better(monitor) == "max" else min(values)
@@ -169,36 +169,36 @@ class Run:
         already failed in this sweep (it is not tried twice). The folder of a run that ended before its first checkpoint
         is free for any experiment.
         """
-        known = self.known()
-        finished = known.get("status") == "finished"
+        record = self.known()
+        finished = record.get("status") == "finished"
         free = not (finished or self.last)
         start = f" (init_from={self} starts from its weights)" if finished else ""
         remedy = f"choose another hydra.run.dir{start}, or set rerun=true to replace the run"
-        same = known.get("identity", identity) == identity
-        outdated = of_version_1(known)
+        same = record.get("identity", identity) == identity
+        outdated = of_version_1(record)
         require(free or not outdated, f"run {self}", "one made by seglab 2", f"one {outdated}")
         require(same or free, f"run {self}", "a folder of this experiment", "one of another experiment", remedy)
-        has_begun = same and known.get("data") and not finished  # without data it failed before reading them
+        has_begun = same and record.get("data") and not finished  # without data it failed before reading them
         paused = self.paused_value(stop_after) if has_begun else None
         done = finished or paused is not None
         if done or (has_begun and self.last):  # before resuming, so that run.json is unchanged if the run is refused
-            self._require_unchanged(known, data_now, root, done)
+            self._require_unchanged(record, data_now, root, done)
         if done:
-            return float(known["monitor"]["value"]) if paused is None else paused
-        failed = failed_in(known, current_sweep())
+            return float(record["monitor"]["value"]) if paused is None else paused
+        failed = failed_in(record, current_sweep())
         require(not failed, f"run {self}", "a run that has not failed in this sweep", "one that has")
         return None
 
     def _require_unchanged(
-        self, known: dict[str, Any], data_now: Callable[[], str], root: str | None, done: bool
+        self, record: dict[str, Any], data_now: Callable[[], str], root: str | None, done: bool
     ) -> None:
         """Raise a ContractError if the data or, for a `done` run, its results or initial weights have changed."""
         remedy = "set rerun=true to train it again, or study=NAME to keep both"
-        for name in known.get("files", {}) if done else ():
-            whole_file(self.folder, known, name, hashed=not name.endswith(".ckpt"))  # a checkpoint may have gigabytes
-        same = known["data"]["fingerprint"] == data_now()
-        require(same, f"run {self}", "the data that it was trained on", other_data(known, root), remedy)
-        initial = known.get("initial") if done else None
+        for name in record.get("files", {}) if done else ():
+            whole_file(self.folder, record, name, hashed=not name.endswith(".ckpt"))  # a checkpoint may have gigabytes
+        same = record["data"]["fingerprint"] == data_now()
+        require(same, f"run {self}", "the data that it was trained on", other_data(record, root), remedy)
+        initial = record.get("initial") if done else None
         if initial and Path(initial["file"]).is_file():  # a missing file cannot have changed
             same = file_facts(Path(initial["file"]))["sha256"] == initial["sha256"]
             require(same, f"run {self}", "its initial weights", "a file that has changed since", remedy)
@@ -261,8 +261,8 @@ class Run:
         if not self.is_main and not stopped:
             with (self.folder / f"train_ddp_process_{rank()}.log").open("a", encoding="utf-8") as file:
                 file.write(f"{trace or message}\n")
-        record = {"kind": type(error).__name__, "message": message, "traceback": trace}
-        self.note(status="interrupted" if stopped else "failed", error=record, **times)
+        details = {"kind": type(error).__name__, "message": message, "traceback": trace}
+        self.note(status="interrupted" if stopped else "failed", error=details, **times)
 
 
 def stopped_by(error: BaseException) -> signal.Signals | None:
