@@ -233,7 +233,7 @@ def summary(runs: list[dict[str, Any]], seconds: float, plan: bool, at_once: int
         seconds = ceil(left / at_once) * sum(finished) / max(1, len(finished))
         time_left = f", about {duration(seconds)}{source}" if finished else ""
         several = f", {at_once} at once" if at_once > 1 else ""
-        remedy = "without plan=true, to train them" if plan else "again to resume them"
+        remedy = "without plan=true to train them" if plan else "again to resume them"
         lines.append(f"  left: {f'{left}{time_left}{several}; run the same command {remedy}' if left else 'nothing'}")
     studies = sorted(str(folder) for folder in folders if not folder.name.startswith("."))  # without a search's trials
     lines += [f"  report: python -m seglab.report {shlex.quote(os.path.relpath(study))}" for study in studies]

@@ -261,10 +261,8 @@ def test_a_plan_says_how_long_the_rest_takes_by_any_finished_run_of_the_study_an
     runs = [{"folder": str(tmp_path / name), "name": name} for name in ("iou_s1", "iou_s2", "iou_s3")]
     said = summary(runs, 1.0, plan=True)
     assert "3 runs: 3 waiting" in said
-    assert (
-        "left: 3, about 15 min (estimated from finished runs of the study: 1); run the same command without plan=true,"
-        in said
-    )
+    estimate = "left: 3, about 15 min (estimated from finished runs of the study: 1)"
+    assert f"{estimate}; run the same command without plan=true to train them\n" in said
 
 
 def test_a_run_whose_process_died_is_interrupted_and_not_running(tmp_path, capsys, configure):
