@@ -175,8 +175,8 @@ class FairSearch(Sweeper):
                 continue
             values = " ".join(tuning.overrides(best)[len(tuning.words) :])
             count = sum(not math.isnan(trial.value) for trial in tuning.trials)
-            facts = (tuning.title, values, self.cfg.monitor, best.value, count)
-            log.info("search: %s: %s reached %s %.4f, the best of %d trials", *facts)
+            args = (tuning.title, values, self.cfg.monitor, best.value, count)
+            log.info("search: %s: %s reached %s %.4f, the best of %d trials", *args)
             for sentence in tuning.edges(best):
                 log.warning("search: %s: %s", tuning.title, sentence)
             if len(tuning.trials) > 1 and len({trial.value for trial in tuning.trials}) == 1:
