@@ -132,7 +132,7 @@ def test_too_large_a_step_is_one_sentence(tmp_path):
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2e8) / total)
     try:
-        with pytest.raises(ContractError, match=r"fits into the GPU's memory, got .*; lower batch_size"):
+        with pytest.raises(ContractError, match=r"fits into GPU memory, got .*; lower batch_size"):
             train_small(tmp_path, "trainer.accelerator=gpu", "dataset.size=512", "model.base=32")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
