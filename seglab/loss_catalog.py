@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,7 @@ def section(name: str, loss: Loss) -> str:
     soft = "not supported" if not loss.soft else "supported; the minimum is at p = t" if card.proper else "supported"
     yaml = (CONF / "loss" / f"{name}.yaml").read_text().splitlines()
     presets = [line[2:] for line in yaml if line.startswith("# Preset: ")]
-    summary = presets[0] if presets else (type(loss).__doc__ or "").split("\n\n")[0].replace("\n    ", " ").strip()
+    summary = presets[0] if presets else cleandoc(type(loss).__doc__ or "").split("\n\n")[0].replace("\n", " ")
     lines = [f"### {card.title}: `loss={name}`", "", summary, "", f"$${card.formula}$$", ""]
     lines += [f"![curves](losses/{name}.svg)", "", f"- Paper: {card.paper}", f"- Empty mask: {card.empty}"]
     lines += [f"- Tasks: {', '.join(loss.tasks)}. {card.many}", f"- Soft labels: {soft}"]

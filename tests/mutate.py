@@ -89,7 +89,7 @@ FAULTS = [
     ),
     *of_losses(
         "base.py",
-        ("with torch.autocast(kind, enabled=False) if casts", "with nullcontext() if casts", "computed under autocast"),
+        ("else torch.autocast(kind, enabled=False)", "else nullcontext()", "computed under autocast"),
         ("torch.where(valid.flatten(1).any(1), loss, 0)", "loss", "an image without a valid pixel costs something"),
         ("return compute(x).to(x.z.dtype)", "return compute(x)", "the loss in float64"),
         ("torch.where(counted, w * loss, 0).sum(1)", "(w * loss).sum(1)", "a skipped class counted"),

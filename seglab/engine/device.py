@@ -5,7 +5,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -28,8 +28,13 @@ def precision(accelerator: str, wanted: str) -> str:
         return wanted
     if gpu and accelerator != "cpu":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    units = torch.cpu.get_capabilities()  # without these units bf16 took 1.9 times as long as float32
+    units = cpu_facts()  # without these units bf16 took 1.9 times as long as float32
     return "bf16-mixed" if units.get("avx512_bf16") or units.get("amx_bf16") else "32-true"
+
+
+def cpu_facts() -> Mapping[str, Any]:
+    """Return what torch reports of the CPU: its name and instruction sets; nothing before torch 2.11."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
 
 
 def check_nodes(nodes: int) -> None:
@@ -72,7 +77,7 @@ def keep_freed_memory() -> None:
 def device_facts(precision: str) -> dict[str, object]:
     """Return what run.json records of the device."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    cpu = torch.cpu.get_capabilities().get("cpu_name", "CPU")
+    cpu = cpu_facts().get("cpu_name", "CPU")
     return {"gpu": gpu, "cpu": cpu, "threads": torch.get_num_threads(), "precision": precision}
 
 

@@ -77,7 +77,8 @@ def decode(path: str, page: Page | None = None) -> Raster:
         raise
     except Exception as error:  # OpenCV, Pillow and tifffile each raise their own errors
         reason = shorten(str(error), 120, placeholder=" ...") or type(error).__name__
-        raise ContractError(f"{path}: expected a readable image, got a damaged {name} ({reason})") from None
+        kind = "a" if "not supported" in reason else "a damaged"  # as older packages say of some compressions
+        raise ContractError(f"{path}: expected a readable image, got {kind} {name} ({reason})") from None
 
 
 def recognize(path: str) -> tuple[str, bytes]:

@@ -214,8 +214,7 @@ class Loss(ABC):
         if readable(target) and target.dtype != torch.bool and not (self.soft and target.is_floating_point()):
             require_labels(self.name, self.task, self.soft, logits, target, valid)
         kind = logits.device.type
-        casts = torch.amp.is_autocast_available(kind)  # meta tensors have no autocast
-        with torch.autocast(kind, enabled=False) if casts else nullcontext():
+        with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):  # meta tensors have no autocast
             x = pixels_of(self.task, logits, target, valid, maps)
             return compute(x).to(x.z.dtype)  # sums are float64
 

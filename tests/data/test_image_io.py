@@ -194,6 +194,15 @@ def test_a_truncated_file_is_one_sentence_with_its_name(tmp_path, colors, ending
             read_image(str(path))
 
 
+def test_a_compression_without_a_decoder_is_no_damage(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8), np.uint8))
+    tag = struct.pack("<HHI", 259, 3, 1)
+    stored = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(stored.replace(tag + b"\1\0", tag + struct.pack("<H", 32766)))
+    with pytest.raises(ContractError, match=r"got a TIFF \(.*NEXT.* not supported\)"):
+        read_image(str(tmp_path / "a.tif"))
+
+
 GRAY = zlib.compress(bytes(100))
 
 

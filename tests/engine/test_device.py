@@ -4,9 +4,16 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from seglab.contract import ContractError
 from seglab.engine import device
+
+
+def test_a_torch_that_says_nothing_of_the_cpu_computes_in_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # as before torch 2.11
+    assert device.precision("cpu", "auto") == "32-true"
+    assert device.device_facts("32-true")["cpu"] == "CPU"
 
 
 @pytest.mark.parametrize("most", [1 << 31, 1 << 25])
