@@ -142,13 +142,14 @@ def nearest(name: str, names: Sequence[str], kind: str) -> str:
 
 def known_keys(command: str, conf: str, words: Sequence[str]) -> list[str]:
     """Return every dotted option of a command with these overrides, or only with their group choices if they fail."""
-    words = [first_of_sweep(word) for word in words]
+    words, groups = [first_of_sweep(word) for word in words], groups_of(command, conf)
     with initialize_config_dir(conf, version_base="1.3"):
         try:
             cfg = compose(command, words)
         except (HydraException, OmegaConfBaseException):  # more than one word is wrong
-            cfg = compose(command, [word for word in words if re.match(r"hydra\.|[^.=]*(=|$)", word)])
-    return [*options(OmegaConf.to_container(cfg)), *groups_of(command, conf)]
+            chosen = {"hydra.searchpath", *groups}
+            cfg = compose(command, [word for word in words if word.partition("=")[0].lstrip("+~") in chosen])
+    return [*options(OmegaConf.to_container(cfg)), *groups]
 
 
 def groups_of(command: str, conf: str) -> set[str]:

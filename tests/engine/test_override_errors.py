@@ -19,6 +19,7 @@ from tests.conftest import compose, python
 
 WRONG = {
     "epochs=5": r"epochs: expected an option of this command, such as .*trainer\.max_epochs.*, got epochs",
+    "lr=0.1 epochs=5 trainer.devises=2 hydra.x=1": r"lr: expected an option of this command, such as .*optimizer\.lr",
     "lr=0.1": r"lr: expected an option of this command, such as .*optimizer\.lr.*, got lr",
     "los=focal": r"los: expected an option of this command, such as loss or .*, got los",
     "loss=focal loss.gama=2": r"loss\.gama: expected an option such as gamma, got gama",
