@@ -31,6 +31,14 @@ def test_every_loss_gets_a_row(make):
     assert {row.loss for row in rows if row.monai == row.monai} == {"focal", "dice"}
 
 
+def test_a_loss_without_a_whole_graph_is_measured_uncompiled(make):
+    pytest.importorskip("monai")
+    options = {**SMALL, "compile": True, "step": False}
+    rows = measure({"per_component": make("per_component")}, shape=[1, 1, 16, 16], **options)
+    assert rows[1].eager > 0
+    assert rows[1].compiled != rows[1].compiled
+
+
 def test_what_cannot_be_measured_is_one_sentence(configure, tmp_path):
     with pytest.raises(ContractError, match=r"losses: expected losses.OPTION=VALUE, got losses=x; losses.only="):
         benchmark(configure("benchmark", "what=losses", "losses=x"), tmp_path)
