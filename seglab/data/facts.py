@@ -45,7 +45,7 @@ def objects_in(item: Item, mask: np.ndarray, dataset: Dataset) -> tuple[np.ndarr
     maps, areas, vanished = layers(mask, dataset.task), [np.zeros(0, np.int64)], 0
     for layer in (maps[k] for k in dataset.task.scored):
         binary = to_mask(layer.astype(np.float32), 0.5)
-        labels = item.objects() if item.objects else cv2.connectedComponents(binary, connectivity=8)[1]
+        labels: np.ndarray = item.objects() if item.objects else cv2.connectedComponents(binary, connectivity=8)[1]
         count, (height, width) = int(labels.max()) + 1, mask.shape[:2]
         areas.append(np.bincount(labels[binary > 0], minlength=count)[1:])  # without ignored pixels
         if dataset.fit != "patch" and count > 1:

@@ -97,8 +97,8 @@ def processes_sentence(launcher: object) -> Iterator[None]:
     """Convert the error for a lost connection to another process of the run (DDP) to a ContractError."""
     try:
         yield
-    except RuntimeError as error:  # gloo says "worker", NCCL "process"
-        if not re.search("remote (worker|process)", str(error)):
+    except RuntimeError as error:  # gloo says "worker" (torch 2.9 only "peer"), NCCL "process"
+        if not re.search("remote (worker|process)|closed by peer", str(error)):
             raise
         signals = list(filter(None, (by_signal(process.poll() or 0) for process in getattr(launcher, "procs", ()))))
         got, remedy = "ended early", "see its error above or in train_ddp_process_N.log, unless it was killed"

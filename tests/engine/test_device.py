@@ -35,14 +35,17 @@ def test_freed_memory_is_kept_by_a_glibc_that_limits_the_threshold_too(monkeypat
 
 
 @pytest.mark.parametrize(
+    "said", ["peer. This is typically caused by a remote worker crashing.", "peer [127.0.0.1]:49885"]
+)
+@pytest.mark.parametrize(
     ("end", "got"),
     [("kill -KILL $$", r"died with signal 9 \(SIGKILL\); run the same"), ("exit 1", "ended early; see its error")],
 )
-def test_a_process_of_the_run_that_was_killed_is_told_by_its_signal(end, got):
+def test_a_process_of_the_run_that_was_killed_is_told_by_its_signal(end, got, said):
     process = subprocess.Popen(["sh", "-c", end])
     process.wait()
     with (
         pytest.raises(ContractError, match=f"got one that {got}"),
         device.processes_sentence(SimpleNamespace(procs=[process])),
     ):
-        raise RuntimeError("Connection closed by peer. This is typically caused by a remote worker crashing.")
+        raise RuntimeError(f"Connection closed by {said}")

@@ -230,7 +230,7 @@ def breast_box(image: np.ndarray) -> tuple[slice, slice]:
     """Return the rows and columns of the breast: the largest connected region brighter than a dark background."""
     step = max(1, max(image.shape) // 512)
     small = cv2.GaussianBlur(image[::step, ::step].astype(np.float32), (0, 0), 2)
-    bright = (small > small.min() + 0.08 * (small.max() - small.min())).astype(np.uint8)
+    bright: np.ndarray = (small > small.min() + 0.08 * (small.max() - small.min())).astype(np.uint8)
     bright = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))  # removes thin bridges to a label
     count, _, stats, _ = cv2.connectedComponentsWithStats(bright)
     if count < 2:
