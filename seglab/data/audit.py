@@ -13,7 +13,7 @@ from seglab.contract import ContractError
 from seglab.data.dataset import Dataset, Facts, Item
 from seglab.data.decode import convert, decode_item, read_item, view_image
 from seglab.data.facts import data_warnings, item_facts, mask_values, objects_in, spread
-from seglab.data.memo import each
+from seglab.data.memo import each, progress
 from seglab.data.prepare_data import divide, select_items
 from seglab.data.split import SPLITS, Splits
 from seglab.images.image_io import decode
@@ -24,6 +24,7 @@ from seglab.plots import hatched, paint_classes
 PICTURE = 256  # the longer side of a picture in pixels
 SIDE = 16  # height and width of a difference hash in bits
 FEW_BITS = 16  # a pair is a candidate if at most this many of the 256 bits differ
+ROWS = 64  # images compared with all others at once
 ALIKE = 0.98  # a candidate is a near-duplicate if its reduced images correlate at least this much
 
 
@@ -157,17 +158,20 @@ def image_hash(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     bits = np.packbits(coarse[:, 1:] < coarse[:, :-1])
     centered = small - small.mean()
     length = np.linalg.norm(centered)
-    return bits, (centered / length if length > 1e-3 else np.zeros_like(centered)).reshape(-1)
+    pixels = centered / length if length > 1e-3 else np.zeros_like(centered)
+    return bits, pixels.reshape(-1).astype(np.float16)  # all images wait in memory for each other
 
 
 def near_duplicates(hashes: Sequence[tuple[np.ndarray, np.ndarray]], splits: Sequence[str]) -> list[tuple[int, int]]:
     """List the index pairs of images that look the same and lie in different splits."""
-    bits, pixels = (np.array([entry[k] for entry in hashes]) for k in (0, 1))
-    pairs = []
-    for k in range(len(hashes) - 1):
-        distances = np.unpackbits(bits[k + 1 :] ^ bits[k], axis=1).sum(1, dtype=np.uint16)
-        for other in (k + 1 + np.flatnonzero(distances <= FEW_BITS)).tolist():
-            if splits[k] != splits[other] and pixels[k] @ pixels[other] >= ALIKE:  # the most expensive test comes last
+    bits, sides, pairs = np.array([one[0] for one in hashes], np.uint8).reshape(-1, SIDE**2 // 8), np.array(splits), []
+    signs = 1 - 2 * np.unpackbits(bits, axis=1).astype(np.float32)
+    for start in progress(range(0, len(hashes), ROWS), "near-duplicates"):
+        rows = slice(start, start + ROWS)
+        near = signs[rows] @ signs[start:].T >= SIDE**2 - 2 * FEW_BITS  # each bit that differs lowers the sum by two
+        for k, other in (start + np.argwhere(near & (sides[rows, None] != sides[start:]))).tolist():
+            one, two = (hashes[number][1].astype(np.float32) for number in (k, other))
+            if k < other and one @ two >= ALIKE:
                 pairs.append((k, other))
     return pairs
 

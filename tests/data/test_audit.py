@@ -69,6 +69,9 @@ def test_near_duplicates_are_found_across_splits_alone():
     image = texture(3, 200)  # its copy is smaller and has other brightness
     copy = cv2.resize((image * 0.8 + 20).astype(np.uint8), (150, 150), interpolation=cv2.INTER_AREA)
     assert near_duplicates([image_hash(image), image_hash(copy)], ["train", "val"]) == [(0, 1)]
+    many = [image_hash(texture(k % 140, 16)) for k in range(150)]  # in blocks of 64
+    assert near_duplicates(many, ["train"] * 140 + ["val"] * 10) == [(k, 140 + k) for k in range(10)]
+    assert many[0][1].nbytes == 8192  # of 200,000 images 1.6 GB
 
 
 @pytest.mark.parametrize("scene", ["disc", "lesion", "ships"])
