@@ -14,6 +14,8 @@ from seglab.engine.cli import command
 
 log = logging.getLogger(__name__)
 
+REASONS = 5  # why runs are left out, in words; the report has all
+
 
 def report(cfg: DictConfig, folder: Path) -> Path:
     """Write report.html, table.csv, table.md and the figures for the runs below `cfg.roots`; return report.html."""
@@ -29,8 +31,13 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     sweep, studies, overall = result
     file = write(roots, question, result, cfg.output)
     unused = sweep.runs[sweep.runs["status"].isin(["finished", "unreadable"]) & ~sweep.runs["used"]]
-    for problem, names in unused.groupby("problem", sort=False)["name"]:
+    problems = list(unused.groupby("problem", sort=False)["name"])
+    for problem, names in problems[:REASONS]:
         log.warning("%s left out: %s", f"{names.iloc[0]} is" if len(names) == 1 else f"{len(names)} runs are", problem)
+    if rest := problems[REASONS:]:
+        log.warning(
+            "%d more are left out for %d other reasons: see the report", sum(len(n) for _, n in rest), len(rest)
+        )
     for study in [overall, *studies] if overall else studies:
         log.info("%s: %s", study.title, study.headline)
         for sentence in filter(None, (study.look_words, study.blind)):

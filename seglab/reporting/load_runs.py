@@ -61,10 +61,10 @@ class Sweep:
 
     @property
     def reasons(self) -> str:
-        """The reasons why runs are not compared, each with its number of runs."""
-        return "; ".join(
-            f"{count} {problem}" for problem, count in self.runs["problem"].value_counts().items() if problem
-        )
+        """The most frequent reasons why runs are not compared, each with its number of runs."""
+        counts = self.runs["problem"].value_counts()
+        reasons = [f"{count} {problem}" for problem, count in counts.items() if problem]
+        return "; ".join([*reasons[:5], *[f"{len(reasons) - 5} other reasons"] * (len(reasons) > 5)])
 
 
 def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep:

@@ -196,16 +196,22 @@ def nothing_found(images: pd.DataFrame, metric: str, runs: pd.DataFrame) -> str:
     of_empty = empty.groupby("run")[metric].max().reindex(none_correct.index) > 0  # False for NaN, without empty images
     of_empty &= (empty["fp"] == 0).groupby(empty["run"]).all().reindex(none_correct.index, fill_value=False)
     of_empty &= none_predicted & (nonempty.groupby("run")[metric].max() == 0)
-    cases = [
+    cases = (
         ("Nothing is predicted by", of_empty, "; the score comes from the empty images alone"),
         ("Nothing is predicted in any image with foreground by", none_predicted & ~of_empty, ""),
         ("No foreground pixel is predicted correctly by", none_correct & ~none_predicted, ""),
-    ]
+    )
+    found = [f"{begin} {_of_runs(affected, runs)}{end}." for begin, affected, end in cases if affected.any()]
+    classes: dict[str, list[str]] = {}  # a model of sixty classes may miss many
     for name in dict.fromkeys(task.classes[k] for task in runs["task"] for k in task.scored):
         recall = runs.get(f"test/recall_pooled/{name}", pd.Series(dtype=float)).dropna()
         missed = (recall == 0) & ~none_correct.reindex(recall.index, fill_value=False)
-        cases.append((f"No pixel of the class {name} is predicted correctly by", missed, ""))
-    return " ".join(f"{begin} {_of_runs(affected, runs)}{end}." for begin, affected, end in cases if affected.any())
+        if missed.any():
+            classes.setdefault(_of_runs(missed, runs), []).append(name)
+    for those, names in classes.items():
+        which = f"class{'es' * (len(names) > 1)} {', '.join(names)}"
+        found.append(f"No pixel of the {which} is predicted correctly by {those}.")
+    return " ".join(found)
 
 
 def undefined(metric: str, images: str, labels: list[str], tiled: bool) -> str:

@@ -19,9 +19,11 @@ from seglab.reporting.stats import components
 from seglab.reporting.study import Study
 from seglab.reporting.verdict import Verdict
 
+MOST_PAIRS = 1000  # in a table: all 31,125 of 250 losses make a page of 70 MB
+
 
 def pairs(verdicts: list[Verdict]) -> Markup:
-    """Return a table of all pairs with their intervals and the probability of each answer."""
+    """Return a table of pairs with their intervals and the probability of each answer."""
     columns = ("pair", "verdict", "ahead by", "low", "high", "first better", "equivalent", "second better", "p")
     rows: list[list[Cell | str | float]] = []
     for each in verdicts:

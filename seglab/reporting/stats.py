@@ -18,7 +18,9 @@ training sets of k folds overlap, which adds to the 1 / n of a mean of n (Nadeau
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import combinations
+from operator import or_
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -291,9 +293,9 @@ def possibly_equal(losses: int) -> list[int]:
 
     If two of three losses differ, the third cannot equal both of them, so at most 1 of the 3 pairs is equal.
     """
-    counts = [{0}, {0}]  # the possible numbers of equal pairs, for so many losses divided into groups of equal ones
-    for size in range(2, losses + 1):
-        equal_pairs = {group: group * (group - 1) // 2 for group in range(1, size + 1)}
-        counts.append({rest + pairs for group, pairs in equal_pairs.items() for rest in counts[size - group]})
+    counts = [1]  # bit k is set if so many losses can be divided into groups of equal ones with k equal pairs
+    for size in range(1, losses + 1):
+        shifted = (counts[size - group] << group * (group - 1) // 2 for group in range(1, size + 1))
+        counts.append(reduce(or_, shifted))
     pairs = losses * (losses - 1) // 2
-    return [max(count for count in counts[losses] if count <= pairs - differing) for differing in range(pairs)]
+    return [(counts[losses] & ((2 << left) - 1)).bit_length() - 1 for left in range(pairs, 0, -1)]

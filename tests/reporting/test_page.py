@@ -245,6 +245,14 @@ def test_all_losses_beside_a_baseline_are_named_however_many(tmp_path):
     assert {found.pair.first for found in best.named} == {best.labels[0]}
 
 
+def test_of_very_many_pairs_the_page_lists_those_of_the_best_losses(tmp_path, monkeypatch):
+    write_sweep(tmp_path, [FakeLoss(f"l{k}", 0.5 * k) for k in range(4)], [1, 2], images=4)
+    monkeypatch.setattr(report_sections, "MOST_PAIRS", 2)
+    study = Study("data", collect([tmp_path]), Question())
+    text = page("many", [study], [{}], study.sweep.runs, "")
+    assert "The first 2 of 6 pairs, in the order of the means, in numbers" in text
+
+
 def test_a_sweep_in_which_nothing_finished_still_gives_a_page(own):
     for folder in own.iterdir():
         change(folder, status="running")
@@ -378,11 +386,11 @@ def test_runs_that_find_nothing_are_reported_beside_the_verdict(own):
 
 
 def test_classes_that_runs_do_not_find_are_reported_beside_the_verdict_of_the_mean(own):
-    task = {"kind": "multiclass", "classes": ["other", "house", "water", "sand"]}
+    task = {"kind": "multiclass", "classes": ["other", "house", "water", "sand", "rock"]}
     recalls = {"bce_s1": (0, 0.2), "bce_s2": (0, 0), "dice_s1": (0.5, 0.2), "dice_s2": (0, 0)}
     for run, (house, water) in recalls.items():
         facts = json.loads((own / run / "run.json").read_text())
-        each = {"other": 0, "house": house, "water": water, "sand": None}  # no test image has sand
+        each = {"other": 0, "house": house, "water": water, "sand": None, "rock": house}  # no test image has sand
         metrics = {f"test/recall_pooled/{name}": value for name, value in each.items()}
         change(own / run, data=facts["data"] | {"task": task}, metrics=facts["metrics"] | metrics)
         rows = pd.read_csv(own / run / "per_image.csv")
@@ -393,8 +401,9 @@ def test_classes_that_runs_do_not_find_are_reported_beside_the_verdict_of_the_me
             (own / run / name).unlink()
     (study,) = (Study("data", sweep, Question()) for _, sweep in collect([own]).benchmarks())
     assert study.blind == (
-        "No foreground pixel is predicted correctly by 1 of 2 runs of dice. No pixel of the class house is predicted "
-        "correctly by 2 of 2 runs of bce. No pixel of the class water is predicted correctly by 1 of 2 runs of bce."
+        "No foreground pixel is predicted correctly by 1 of 2 runs of dice. No pixel of the classes house, rock is "
+        "predicted correctly by 2 of 2 runs of bce. No pixel of the class water is predicted correctly by 1 of 2 runs "
+        "of bce."
     )
     (study,) = (Study("data", sweep, Question(of_class="water")) for _, sweep in collect([own], "water").benchmarks())
     # all classes have the same rows

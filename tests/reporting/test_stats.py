@@ -54,6 +54,10 @@ def test_how_many_pairs_may_be_equal_is_what_trying_all_partitions_gives(losses)
     assert possibly_equal(losses) == expected
 
 
+def test_the_pairs_of_hundreds_of_losses_are_counted_at_once():
+    assert possibly_equal(300)[:3] == [44850, 44551, 44551]  # one apart from 299 others
+
+
 def test_the_steps_for_five_losses_are_those_of_shaffer():
     assert possibly_equal(5) == [10, 6, 6, 6, 6, 4, 4, 3, 2, 1]
     assert step_down([0.004, 0.007, 0.5], [3, 1, 1]) == pytest.approx([0.012, 0.012, 0.5])
