@@ -61,13 +61,15 @@ class LocalLauncher(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        from seglab.engine.local_jobs import Progress, run_in_processes  # late: every Hydra program imports this file
+        from seglab.data.memo import progress  # late: every Hydra program imports this file
+        from seglab.engine.local_jobs import Progress, run_in_processes
         from seglab.engine.sweep import announce
         from seglab.engine.threads import runs_at_once
 
         setup_globals()  # registers resolvers such as `hydra:`, as all launchers of Hydra do
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        composed = [self.compose(list(words), initial_job_idx + k) for k, words in enumerate(job_overrides)]
+        numbered = progress(enumerate(job_overrides, initial_job_idx), "compose", len(job_overrides))
+        composed = [self.compose(list(words), number) for number, words in numbered]
         requested = [folder_of(job) for job in composed]
         by_folder: dict[Path, DictConfig] = {}
         for folder, job in zip(requested, composed, strict=True):  # optimizer.lr=1e-3,0.001 is one run, not two
@@ -75,7 +77,7 @@ class LocalLauncher(Launcher):
         folders, jobs = list(by_folder), list(by_folder.values())
         at_once = runs_at_once(self.n_jobs, jobs)
         announce(folders, at_once)
-        progress, plan = Progress(folders, at_once), any(job.plan for job in jobs)
+        state, plan = Progress(folders, at_once), any(job.plan for job in jobs)
         log.info("sweep: %d runs, %d at once", len(jobs), at_once)
         for job in jobs:
             with read_write(job.hydra):  # HydraConfig has made it read-only
@@ -94,13 +96,14 @@ class LocalLauncher(Launcher):
             elif at_once == 1:
                 for k, job in enumerate(jobs):
                     results.append(self.run(job))
-                    progress.ended(k)
+                    state.ended(k)
             else:
-                values = run_in_processes(lambda k: self.run_in_child(jobs[k]), len(jobs), at_once, progress.ended)
+                values = run_in_processes(lambda k: self.run_in_child(jobs[k]), len(jobs), at_once, state.ended)
                 results += [JobReturn(status=JobStatus.COMPLETED, _return_value=value) for value in values]
         finally:
             gc.unfreeze()  # triton warns if a process ends without collecting its objects
-        return [results[folders.index(folder)] for folder in requested]
+        by_job = dict(zip(folders, results, strict=True))
+        return [by_job[folder] for folder in requested]
 
     def compose(self, words: list[str], number: int) -> DictConfig:
         """Compose the configuration of one job."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +63,7 @@ def predict_images(waiting: dict[str, Path], predictors: Sequence[Predictor], wr
     from dataclasses import replace
 
     from seglab.data.decode import view_image
+    from seglab.data.memo import progress
     from seglab.images.image_io import is_volume
     from seglab.images.resize import to_full_range
     from seglab.inference.prediction_writer import KINDS, SETTINGS
@@ -72,7 +71,7 @@ def predict_images(waiting: dict[str, Path], predictors: Sequence[Predictor], wr
 
     dataset, attempted, failed = predictors[0].dataset, 0, 0
     unscaled = replace(dataset, fit="patch", reduce=1)  # the overlay is drawn at the image's own size
-    for base in progress(waiting):
+    for base in progress(waiting, "predict", len(waiting)):
         file, attempted_before = waiting[base], attempted
         pages = pages_of(base, file, dataset)
         for name, page in pages.items():
@@ -154,18 +153,6 @@ def describe(runs: list[TrainedRun], thresholds: list[float], task: Task) -> str
     if task.kind == "multiclass":
         return f"{model}, most probable class of {', '.join(task.classes)}"
     return f"{model}, threshold {', '.join(f'{threshold:.4g}' for threshold in thresholds)}"
-
-
-def progress(names: Iterable[str]) -> Iterator[str]:
-    """Iterate over names with a progress bar, or with a log line every 30 seconds if stderr is not a terminal."""
-    from tqdm import tqdm
-
-    names, last_logged = list(names), time.monotonic()
-    for done, name in enumerate(tqdm(names, "predict", disable=not sys.stderr.isatty(), leave=False)):
-        if time.monotonic() - last_logged > 30 and not sys.stderr.isatty():
-            log.info("%d of %d images done", done, len(names))
-            last_logged = time.monotonic()
-        yield name
 
 
 main = command("predict")(predict)

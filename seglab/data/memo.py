@@ -4,33 +4,49 @@ Path, size and modification time only recognize a file here; data are identified
 """
 
 import json
+import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock
-from tqdm.contrib.concurrent import thread_map
+from tqdm import tqdm
 
 from seglab.files import sha256
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+LINE_SECONDS = 30.0  # between lines about progress where there is no terminal
 MAX_THREADS = 16  # more do not read faster from a disk, and whole scans in progress fill the memory
 FRESH = 2 * 10**9  # ns: a file changed more recently may change again at the same time, and is not remembered
 _known: dict[str, dict[str, Any]] = {}  # by file, so that a process reads each one only once
 
 
 def each(work: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:
-    """Return `work` of every item, in order; a terminal shows a progress bar `what` after a few seconds.
+    """Return `work` of every item, in order; work that takes long shows its `progress`.
 
     Raises the first error; work that has not started by then is not done.
     """
-    workers = min(os.cpu_count() or 1, MAX_THREADS)
-    return thread_map(work, items, max_workers=workers, desc=what, delay=3, leave=False, disable=None)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
+        return list(progress(pool.map(work, items), what, len(items)))
+
+
+def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """Iterate with a bar after some seconds, or with a line each half minute where there is no terminal."""
+    bar, since = tqdm(items, what, total, delay=3, leave=False, disable=None), time.monotonic()
+    for done, item in enumerate(bar):
+        if bar.disable and time.monotonic() - since > LINE_SECONDS:
+            log.info("%s: %d of %d", what, done, bar.total)
+            since = time.monotonic()
+        yield item
 
 
 def remembered(
@@ -43,11 +59,15 @@ def remembered(
     file = Path(folder, f"{what}.jsonl").expanduser().absolute() if folder else None
     results = _known.setdefault(str(file or what), {})
     if file and file.exists() and not results:
-        for line in file.read_bytes().splitlines():
-            with suppress(ValueError, TypeError):  # an incomplete line of a killed process, and what was appended
-                results.update([json.loads(line)])
+        with file.open("rb") as lines:
+            for line in lines:
+                with suppress(ValueError, TypeError):  # an incomplete line of a killed process, and what was appended
+                    key, value = json.loads(line)
+                    results[str(key) if len(key) == 32 else short(str(key))] = (
+                        value  # in full, as earlier versions wrote
+                    )
     states = [[(path, *on_disk(path)) for path in group] for group in paths]
-    keys = [json.dumps([name, *group_states]) for name, group_states in zip(names, states, strict=True)]
+    keys = [short(json.dumps([name, *group_states])) for name, group_states in zip(names, states, strict=True)]
     new = [k for k, key in enumerate(keys) if key not in results]
     computed = dict(zip(new, each(work, new, what), strict=True)) if new else {}
     latest = time.time_ns() - FRESH
@@ -58,6 +78,11 @@ def remembered(
         with FileLock(f"{file}.lock"), file.open("a", encoding="utf-8") as opened:
             opened.write("".join(json.dumps([keys[k], computed[k]]) + "\n" for k in stable))
     return [computed[k] if k in computed else results[key] for k, key in enumerate(keys)]
+
+
+def short(key: str) -> str:
+    """Shorten a key: names hold all reading options, and each start reads what was found by any of them."""
+    return blake2b(key.encode(), digest_size=16).hexdigest()
 
 
 def content(paths: Sequence[str], folder: str | None) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Open a dataset: list, split and decode it, and record what is left out. Does not import torch."""
 
+import math
 import os
 import shutil
 from collections import Counter
@@ -149,7 +150,8 @@ def foreground_ids(items: Sequence[Item], dataset: Dataset) -> set[str]:
         except ContractError:
             return True
 
-    names = [f"{item.id} {item.labels} {dataset.reading_options()}" for item in items]  # all that determines the masks
+    options = dataset.reading_options()
+    names = [f"{item.id} {item.labels} {options}" for item in items]  # all that determines the masks
     flags = remembered("masks", dataset.cache_dir, [item.files for item in items], any_foreground, names)
     return {item.id for item, flag in zip(items, flags, strict=True) if flag}
 
@@ -213,7 +215,8 @@ def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple
         if gigabytes <= dataset.cache_gb:
             return cached(items, dataset, folder, int((dataset.cache_gb - gigabytes) * 1e9)), ""
         cause = f"the cache would take {gigabytes:.1f} GB, but dataset.cache_gb is {dataset.cache_gb:g}"
-        note = f"images are decoded each time they are used: {cause}"
+        remedy = f"dataset.cache_gb={math.ceil(gigabytes)} keeps them"
+        note = f"images are decoded at each start and each time they are used: {cause}; {remedy}"
     return each(partial(decode_once, dataset=dataset, in_memory=in_memory), items, "decode"), note
 
 

@@ -10,7 +10,7 @@ from seglab.contract import ContractError, require
 from seglab.data.dataset import Dataset, Decoded, Item
 from seglab.data.decode import convert
 from seglab.data.facts import extent
-from seglab.data.memo import remembered
+from seglab.data.memo import progress, remembered
 from seglab.data.split import SPLITS, Splits
 from seglab.images.image_io import has_8_bits
 from seglab.images.resize import to_units
@@ -48,7 +48,7 @@ def find_normalization(dataset: Dataset, images: Iterable[Decoded]) -> Dataset:
     if not names:
         return dataset
     count, total, squares = 0, np.zeros(dataset.channels), np.zeros(dataset.channels)
-    for image in images:
+    for image in progress(images, "normalize"):
         pixels, _, valid = image.seen()
         pixels = convert(pixels, dataset) if dataset.fit == "patch" else pixels
         values = to_units(pixels if valid is None else pixels[valid]).reshape(-1, dataset.channels) / 255
@@ -72,7 +72,8 @@ def extents(items: Sequence[Item], dataset: Dataset) -> list[list[float] | None]
             return []
         return limits if limits is None or np.isfinite(limits).all() else []  # [] if there are no data at all
 
-    names = [f"{item.id} {dataset.reading_options()}" for item in stored]
+    options = dataset.reading_options()
+    names = [f"{item.id} {options}" for item in stored]
     results = remembered("ranges", dataset.cache_dir, [item.files for item in stored], read, names)
     by_id = {item.id: limits for item, limits in zip(stored, results, strict=True)}
     return [item.decoded.facts["extent"] if item.decoded else by_id[item.id] for item in items]

@@ -10,10 +10,11 @@ import json
 import os
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from hashlib import blake2b
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -71,13 +72,15 @@ def open_store(folder: Path) -> list[Item]:
     """
     who, remedy, manifest = f"folder {folder}", "run seglab.prepare (again)", check_format(folder)
     require("ids" in manifest, who, "a finished folder of seglab.prepare", None, remedy)
-    records = {record["id"]: record for record in read_records(folder / RECORDS)[0]}  # the last one of each id wins
-    missing = set(manifest["ids"]) - set(records)
-    require(not missing, who, f"a line in {RECORDS} for every image", f"none for {len(missing)}", remedy)
-    pixels, end = Pixels(str(folder / PIXELS)), max((record["end"] for record in records.values()), default=0)
-    require(end <= len(pixels.bytes), who, f"{end} bytes in {PIXELS}", len(pixels.bytes), "remove it, and " + remedy)
+    pixels, items = Pixels(str(folder / PIXELS)), dict[str, Item]()
     options = manifest["options"].partition(" ")[2]  # without the version of the code, as in a fingerprint
-    return [item_of(records[name], pixels, options) for name in manifest["ids"]]
+    for record, _ in read_records(folder / RECORDS):  # one at a time: of 200,000 images they take a gigabyte
+        end, size = record["end"], len(pixels.bytes)
+        require(end <= size, who, f"{end} bytes in {PIXELS}", size, "remove it, and " + remedy)
+        items[record["id"]] = item_of(record, pixels, options)  # the last one of each id wins
+    missing = set(manifest["ids"]) - set(items)
+    require(not missing, who, f"a line in {RECORDS} for every image", f"none for {len(missing)}", remedy)
+    return [items[name] for name in manifest["ids"]]
 
 
 def note_raw(folder: Path, node: dict[str, Any]) -> None:
@@ -116,11 +119,12 @@ def item_of(record: Record, pixels: Pixels, options: str) -> Item:
     if record["fault"] or record["left_out"]:
         return Item(name, group, split=split, fault=record["fault"], left_out=record["left_out"])
     checksums = record.get("crc32", {})  # older folders have none
-    places = {key: (*place, checksums.get(key)) for key, place in record["arrays"].items()}
+    facts = {intern(key): value for key, value in record["facts"].items()}  # or each image has keys of its own
+    places = {intern(key): (*place, checksums.get(key)) for key, place in record["arrays"].items()}
     arrays = {key: partial(pixels.array, *place) for key, place in places.items()}
     seen, (height, width) = partial(pixels.seen, places), places["mask"][1][:2]
     classes, points = tuple(record["classes"]), arrays["points"]()
-    decoded = Decoded(seen, (height, width), record["foreground"], points, record["facts"], classes)
+    decoded = Decoded(seen, (height, width), record["foreground"], points, facts, classes)
     sources = [(os.path.basename(file["path"]), file["sha256"]) for file in record["files"]]
     labels = blake2b(f"{options} {record['labels']} {sources}".encode(), digest_size=10).hexdigest()
     fields: dict[str, Any] = {"labels": labels, "objects": arrays.get("objects"), "decoded": decoded}
@@ -165,12 +169,12 @@ class Writer:
             (folder / name).open("ab").close()  # unlike touch, this keeps the modification time
         if not existing:
             write_json(folder / MANIFEST, self.manifest)
-        records, end = read_records(folder / RECORDS)
+        records = list(read_records(folder / RECORDS))
         # After a power loss, the files may lack the end of a line, or bytes that records refer to. Those records are
         # removed: the next writes extend the pixels beyond them, and they would look complete.
         size = os.path.getsize(folder / PIXELS)
-        intact = [record for record in records if record["end"] <= size]
-        if len(intact) < len(records) or end < os.path.getsize(folder / RECORDS):
+        intact = [record for record, _ in records if record["end"] <= size]
+        if len(intact) < len(records) or sum(length for _, length in records) < os.path.getsize(folder / RECORDS):
             write_text(folder / RECORDS, "".join(f"{json.dumps(record)}\n" for record in intact))
         self.records: dict[str, Record] = {record["id"]: record for record in intact}
 
@@ -212,13 +216,14 @@ class Writer:
         write_json(self.folder / MANIFEST, self.manifest | {"ids": ids})
 
 
-def read_records(file: Path) -> tuple[list[Record], int]:
-    """Read the complete lines of a file up to the first damaged one; also return where they end."""
-    records, end = [], 0
-    for line in file.read_bytes().split(b"\n")[:-1]:  # without an incomplete last line of a killed process
-        try:
-            records.append(json.loads(line))
-        except ValueError:  # damaged: this and later items are decoded again
-            break
-        end += len(line) + 1
-    return records, end
+def read_records(file: Path) -> Iterator[tuple[Record, int]]:
+    """Read the complete lines of a file up to the first damaged one; also yield the length of each in bytes."""
+    with file.open("rb") as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):  # an incomplete last line of a killed process
+                return
+            try:
+                record = json.loads(line)
+            except ValueError:  # damaged: this and later items are decoded again
+                return
+            yield record, len(line)

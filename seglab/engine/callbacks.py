@@ -9,6 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, TQDMProgressBar
 
+from seglab.data.memo import LINE_SECONDS
 from seglab.engine.module import SegModule, metrics_of_epoch
 
 log = logging.getLogger(__name__)
@@ -89,15 +90,38 @@ class Progress(TQDMProgressBar):
 
 
 class EpochLines(Checkpoint):  # Lightning calls Checkpoint callbacks last, when all metrics are known
-    """Log one line per epoch where there is no terminal (a pipe, a batch job), at most one per `every` seconds."""
+    """Log one line per epoch where there is no terminal (a pipe, a batch job), at most one per `every` seconds.
+
+    In a long epoch, log every half minute how many batches are done.
+    """
 
     def __init__(self, every: float = 5.0) -> None:
-        self.every, self._last = every, 0.0
+        self.every, self._last, self._said = every, 0.0, 0.0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._said = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._say(trainer, "training", batch_idx + 1, trainer.num_training_batches)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, loader: int = 0
+    ) -> None:
+        self._say(trainer, "validation", batch_idx + 1, trainer.num_val_batches[0])
+
+    def _say(self, trainer: Trainer, what: str, done: int, count: int | float) -> None:
+        if trainer.is_global_zero and time.monotonic() - self._said > LINE_SECONDS:
+            self._said = time.monotonic()
+            log.info(
+                "epoch %d/%s  %d of %s %s batches", trainer.current_epoch + 1, trainer.max_epochs, done, count, what
+            )
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.is_global_zero and (last or time.monotonic() - self._last > self.every):
-            self._last = time.monotonic()
+            self._last = self._said = time.monotonic()
             metrics = metrics_of_epoch(trainer)
             keys = dict.fromkeys(("train/loss", "val/loss", "val/iou", str(module.monitor)))
             values = [f"{key} {float(metrics[key]):.4f}" for key in keys if key in metrics]

@@ -16,10 +16,10 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
-from tqdm import tqdm
 
 from seglab.contract import Logits, PerImage, Task, require
 from seglab.data.loading import Batch, Samples
+from seglab.data.memo import progress
 from seglab.data.sampler import rank_and_world
 from seglab.engine.module import SegModule, metrics_of_epoch
 from seglab.engine.worker_pool import submit
@@ -82,17 +82,13 @@ Picture = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
 
 
 class Record(NamedTuple):
-    """The measurements of one image: counts (k, 6), histograms (k, 2, 256), the loss.
-
-    `shapes` has a dictionary for each class; `confusion` (k, k) is given for multiclass tasks.
-    """
+    """The measurements of one image: counts (k, 6), histograms (k, 2, 256) int32, the loss, `shapes` of each class."""
 
     id: str
     counts: np.ndarray
     histogram: np.ndarray
     loss: float
     shapes: list[dict[str, float]]
-    confusion: np.ndarray | None
 
 
 @dataclass
@@ -122,6 +118,7 @@ class ImageTable:
 
     def __post_init__(self) -> None:
         self.records: list[Record] = []
+        self.confusion: Any = 0  # (k, k) of all images, for multiclass tasks
         self._waiting: deque[tuple[dict[str, float], Future[dict[str, float]]]] = deque()
 
     def add(
@@ -130,17 +127,17 @@ class ImageTable:
         """Add a batch: losses (b,), logits, target and `valid` (b, 1, h, w) as in `decide`, and the image ids."""
         pixels, shape = decide(logits, target, self.threshold, valid, self.task.kind), (-1, self.task.channels)
         columns = torch.stack([column.double() for column in count(pixels)], 1)  # exact to 2^53; float32 to 2^24
-        counts, histograms = (x.unflatten(0, shape).cpu().numpy() for x in (columns, histogram(pixels)))
+        counts, histograms = (x.unflatten(0, shape).cpu().numpy() for x in (columns, histogram(pixels).int()))
         predicted, true = (x.unflatten(0, shape).cpu().numpy() for x in (pixels.predicted, pixels.truth))
-        exclusive = self.task.kind == "multiclass"
-        cells = confusion(logits, target, valid).cpu().numpy() if exclusive else [None] * len(ids)
+        if self.task.kind == "multiclass":
+            self.confusion = self.confusion + confusion(logits, target, valid).sum(0).cpu().numpy()
         for i, (name, loss) in enumerate(zip(ids, losses.tolist(), strict=True)):
             numbers = self.objects[name]() if self.outlines and name in self.objects else None
             shapes: list[dict[str, float]] = [{} for _ in true[i]] if self.outlines else []
             for k in self.task.scored if shapes else ():  # a background has no objects
                 future = submit(self.processes, shape_scores, predicted[i, k], true[i, k], numbers)
                 self._waiting.append((shapes[k], future))  # fills its record later
-            self.records.append(Record(name, counts[i], histograms[i], loss, shapes, cells[i]))
+            self.records.append(Record(name, counts[i], histograms[i], loss, shapes))
             self._collect(max(2**24 // true[i, 0].size, 2 * self.processes))  # 64 images of 512 pixels
 
     def _collect(self, ahead: int) -> None:
@@ -155,9 +152,10 @@ class ImageTable:
         world = rank_and_world()[1]
         if world > 1:
             parts: list[Any] = [None] * world
-            torch.distributed.all_gather_object(parts, self.records)
-            in_turn = zip_longest(*parts)  # each process measures every k-th image
+            torch.distributed.all_gather_object(parts, (self.records, self.confusion))
+            in_turn = zip_longest(*(records for records, _ in parts))  # each process measures every k-th image
             self.records = [record for group in in_turn for record in group if record]
+            self.confusion = sum(cells for _, cells in parts)
 
     def table(self) -> pd.DataFrame:
         """Return a row per image and class: id, group, class, pixels, foreground, counts, loss, scores, shapes."""
@@ -179,11 +177,10 @@ class ImageTable:
 
         For multiclass tasks also `<prefix>_confusion` (k, k), with true classes in rows.
         """
-        tables = np.stack([record.histogram for record in self.records]).astype(np.int32)
+        tables = np.stack([record.histogram for record in self.records])
         # Ids as in per_image.csv, where an id such as =A1 is escaped
         arrays = {prefix: tables, f"{prefix}_ids": np.array([cell(record.id) for record in self.records])}
-        cells = [record.confusion for record in self.records if record.confusion is not None]
-        return arrays | ({f"{prefix}_confusion": np.sum(cells, axis=0)} if cells else {})
+        return arrays | ({f"{prefix}_confusion": self.confusion} if self.task.kind == "multiclass" else {})
 
 
 def means(table: pd.DataFrame, task: Task) -> dict[str, float]:
@@ -226,7 +223,7 @@ def steps(
     module: SegModule, loader: Iterable[Batch], autocast: Callable[[], AbstractContextManager[Any]]
 ) -> Iterator[Measured]:
     """Yield losses, logits and batch for each batch of a loader, computed on the module's device under `autocast`."""
-    for batch in tqdm(loader, "measure", delay=3, leave=False, disable=None):
+    for batch in progress(loader, "measure"):
         on_device = {key: x.to(module.device) if isinstance(x, Tensor) else x for key, x in batch.items()}
         with autocast():
             yield *module.step(on_device), on_device

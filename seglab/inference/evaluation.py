@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from seglab.contract import ContractError, Kind, Logits, require
 from seglab.data.dataset import Dataset, Facts, Item
 from seglab.data.decode import convert, decode_native, encode, native_objects, raise_unless_skipped
 from seglab.data.distance_maps import MAPS
 from seglab.data.facts import extent, range_warnings
+from seglab.data.memo import progress
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data, select_items
 from seglab.data.sampler import rank_and_world
@@ -157,7 +157,7 @@ class NativeResolution:
     def __iter__(self) -> Iterator[Measured]:
         facts, dataset, (rank, world) = list[Facts](), self.predictor.dataset, rank_and_world()
         numbered = list(enumerate(self.items))[rank::world]
-        for number, item in tqdm(numbered, "measure", delay=3, leave=False, disable=None):  # None: only on a terminal
+        for number, item in progress(numbered, "measure"):
             try:
                 image, mask, valid = self.read(item)
             except ContractError as error:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from seglab.data.memo import progress
 from seglab.images.resize import crop
 
 Model = Callable[[np.ndarray], np.ndarray]
@@ -41,7 +42,7 @@ def slide(
     tops, lefts = origins(height, tall, overlap), origins(width, wide, overlap)
     vertical, horizontal = weights(tops, tall, overlap), weights(lefts, wide, overlap)
     band = np.zeros(0, np.float32)
-    for row, top in enumerate(tops):
+    for row, top in enumerate(progress(tops, "rows of tiles")):
         for start in range(0, len(lefts), batch):
             chunk = lefts[start : start + batch]
             tiles = [crop(image, top, left, tall, wide).reshape(tall, wide, -1) for left in chunk]

@@ -14,6 +14,7 @@ from omegaconf import open_dict
 
 from seglab import api
 from seglab.contract import ContractError, Task
+from seglab.engine import callbacks
 from seglab.engine.callbacks import EpochLines
 from seglab.engine.config import ConfigError
 from seglab.engine.module import Meter, SegModule
@@ -139,6 +140,15 @@ def test_what_belongs_to_a_validation_is_of_the_epochs_that_are_validated(tmp_pa
     lines = [line for line in caplog.messages if line.startswith("epoch ")]
     assert ["val/" in line for line in lines] == [False, True, False, True, False]
     assert all("train/loss" in line for line in lines)
+
+
+def test_an_epoch_that_takes_long_says_how_far_it_is(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(callbacks, "LINE_SECONDS", -1.0)
+    train_small(tmp_path, "trainer.max_epochs=1", "batch_size=2")
+    lines = [line for line in caplog.messages if line.startswith("epoch 1/1") and "of" in line]
+    assert re.fullmatch(r"epoch 1/1  1 of \d+ training batches", lines[0])
+    assert re.fullmatch(r"epoch 1/1  (\d+) of \1 validation batches", lines[-1])
 
 
 def test_a_run_that_stops_early_says_why_and_shows_its_last_epoch(tmp_path, caplog):

@@ -115,8 +115,10 @@ def test_a_change_of_the_decoder_makes_another_cache_and_the_data_of_a_run_stay_
 def test_a_cache_of_which_a_part_is_gone_is_built_anew_and_one_beyond_the_bound_is_not_built(dataset):
     before = open_data(dataset).source("train").batch(ALL, 0)
     bounded = replace(dataset, cache_gb=1e-9, threshold=1)
-    words = "images are decoded each time they are used: the cache would take 0.0 GB, but dataset.cache_gb is"
-    assert words in open_data(bounded).warnings()[0]
+    words = (
+        "decoded at each start and each time they are used: the cache would take 0.0 GB, but dataset.cache_gb is 1e-09"
+    )
+    assert f"{words}; dataset.cache_gb=1 keeps them" in open_data(bounded).warnings()[0]
     for lost in ("pixels.bin", "records.jsonl"):
         (Path(dataset.cache_dir) / cache_name(select_items(dataset).fingerprint) / lost).unlink()
         for a, b in zip(open_data(dataset).source("train").batch(ALL, 0), before, strict=True):
@@ -133,10 +135,27 @@ def test_what_is_remembered_survives_half_a_line_and_garbage(dataset):
     open_data(dataset)
     lines = file.read_bytes().splitlines(keepends=True)
     assert len(lines) == 18
+    in_full = json.dumps([json.dumps(["", [str(path), path.stat().st_size, 1]]), "as before"]).encode() + b"\n"
+    file.write_bytes(in_full)
+    memo._known.clear()
+    assert memo.content([str(path)], dataset.cache_dir) == {str(path): "as before"}
     for start in (lines[0][:25], b"\xff\xfe]\n", b"7\n"):
         file.write_bytes(start + b"".join(lines))
         memo._known.clear()
         assert open_data(dataset).fingerprint == first
+
+
+def test_many_images_cost_little_to_remember_and_say_how_far_they_are(dataset, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(memo, "LINE_SECONDS", -1.0)
+    for path in Path(dataset.root).rglob("*.png"):
+        os.utime(path, ns=(1, 1))
+    items = open_data(replace(dataset, mean="auto")).splits.train
+    for file in ("hashes.jsonl", "ranges.jsonl"):
+        assert max(map(len, (Path(dataset.cache_dir) / file).read_bytes().splitlines())) < 110  # no reading options
+    assert {"hashes: 17 of 18", "ranges: 8 of 9", "decode: 8 of 9", "normalize: 8 of 9"} <= {*caplog.messages}
+    [one, other] = (next(iter(open_data(dataset).decoded[item.id].facts)) for item in items[:2])
+    assert one is other  # keys are shared
 
 
 @pytest.mark.parametrize("cache", [True, False])

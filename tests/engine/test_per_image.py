@@ -55,6 +55,18 @@ def test_objects_that_the_data_set_tells_apart_are_found_one_by_one():
     assert rows[1]["object_f2"] == pytest.approx(5 * 2 / (4 * 3 + 2))
 
 
+def test_confusions_are_added_and_histograms_take_four_bytes_a_bin():
+    task = Task("multiclass", ("a", "b", "c"))
+    table = ImageTable({"x": "p", "y": "p"}, 0.5, "correct", outlines=False, task=task)
+    logits, target = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 1, 8, 8))
+    for k, name in enumerate("xy"):
+        table.add(torch.tensor([0.1]), logits[k : k + 1], target[k : k + 1], [name])
+    expected = torch.zeros(3, 3, dtype=torch.int64)
+    expected.index_put_((target.flatten(), logits.argmax(1).flatten()), torch.tensor(1), accumulate=True)
+    np.testing.assert_array_equal(table.arrays("test")["test_confusion"], expected.numpy())
+    assert {record.histogram.dtype for record in table.records} == {np.dtype("int32")}
+
+
 class Tiles:
     """Samples of two images, the second with three tiles."""
 

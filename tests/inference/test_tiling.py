@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from seglab.data import memo
 from seglab.inference.tiling import origins, slide, weights
 
 
@@ -18,6 +19,13 @@ def whole(look, image, window, overlap=0.5, batch=4):
 
 def red(tiles):
     return tiles[..., 0].astype(np.float32)
+
+
+def test_an_image_that_takes_long_says_how_far_it_is(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(memo, "LINE_SECONDS", -1.0)
+    whole(red, np.zeros((64, 32, 3), np.uint8), 32, overlap=0)
+    assert caplog.messages == ["rows of tiles: 0 of 2", "rows of tiles: 1 of 2"]
 
 
 @settings(max_examples=30)

@@ -2,7 +2,6 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -88,8 +87,9 @@ class Coco(Dataset):
         if not all(isinstance(part, dict) or (isinstance(part, list) and len(part) >= 6) for part in parts):
             return Item(name, name, split=split, fault=f"{path}: expected outlines of at least three points")
         size = (image["height"], image["width"])
-        mask, labels = partial(draw, shapes, size, self.task.channels), json.dumps(shapes)
-        objects = partial(number, shapes, size) if self.task.channels == 1 else None
+        labels = json.dumps(shapes)  # a text of outlines takes a fifth of their lists in memory
+        mask = partial(draw, labels, size, self.task.channels)
+        objects = partial(number, labels, size) if self.task.channels == 1 else None
         reader = partial(read_image, str(path))
         return Item(name, name, reader, mask, split, (str(path),), labels=labels, objects=objects)
 
@@ -103,10 +103,10 @@ def area(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     return coco.decode(coco.merge(codes) if isinstance(codes, list) else codes)  # merges the parts of one object
 
 
-def draw(shapes: Sequence[Shape], size: tuple[int, int], channels: int) -> np.ndarray:
-    """Rasterize the objects of an image: (h, w) uint8, or (h, w, classes); crowds have no label."""
+def draw(shapes: str, size: tuple[int, int], channels: int) -> np.ndarray:
+    """Rasterize the objects of an image, a JSON list of `Shape`: (h, w) uint8, or (h, w, classes); crowds have none."""
     mask, crowd = np.zeros((*size, channels), np.uint8), np.zeros(size, bool)
-    for layer, is_crowd, segmentation in shapes:
+    for layer, is_crowd, segmentation in json.loads(shapes):
         filled = area(segmentation, size)
         if is_crowd:
             crowd |= filled > 0
@@ -116,10 +116,10 @@ def draw(shapes: Sequence[Shape], size: tuple[int, int], channels: int) -> np.nd
     return with_ignored(mask, ~crowd) if crowd.any() else mask
 
 
-def number(shapes: Sequence[Shape], size: tuple[int, int]) -> np.ndarray:
+def number(shapes: str, size: tuple[int, int]) -> np.ndarray:
     """Number the objects of an image from 1; where two overlap, the later one is on top."""
     numbers = np.zeros(size, np.int32)
-    for k, (_, is_crowd, segmentation) in enumerate(shapes, 1):
+    for k, (_, is_crowd, segmentation) in enumerate(json.loads(shapes), 1):
         if not is_crowd:
             numbers[area(segmentation, size) > 0] = k
     return numbers

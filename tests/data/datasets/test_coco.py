@@ -38,6 +38,11 @@ def coco(root, **options):
     return Coco(root=str(root), cache_dir=None, size=32, **options)
 
 
+def test_outlines_are_kept_once_as_text(root):
+    item, *_ = coco(root).items()
+    assert item.mask.args[0] is item.objects.args[0] is item.labels
+
+
 @pytest.fixture
 def root(tmp_path):
     runs = {"counts": [2 * HEIGHT, HEIGHT, (WIDTH - 3) * HEIGHT], "size": [HEIGHT, WIDTH]}  # the whole third column
