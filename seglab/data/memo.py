@@ -44,7 +44,7 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterato
     bar, since = tqdm(items, what, total, delay=3, leave=False, disable=None), time.monotonic()
     for done, item in enumerate(bar):
         if bar.disable and time.monotonic() - since > LINE_SECONDS:
-            log.info("%s: %d of %d", what, done, bar.total)
+            log.info("%s: %d%s", what, done, f" of {bar.total}" if bar.total else "")
             since = time.monotonic()
         yield item
 
@@ -63,9 +63,7 @@ def remembered(
             for line in lines:
                 with suppress(ValueError, TypeError):  # an incomplete line of a killed process, and what was appended
                     key, value = json.loads(line)
-                    results[str(key) if len(key) == 32 else short(str(key))] = (
-                        value  # in full, as earlier versions wrote
-                    )
+                    results[key if len(key) == 32 else short(key)] = value  # earlier versions wrote longer keys
     states = [[(path, *on_disk(path)) for path in group] for group in paths]
     keys = [short(json.dumps([name, *group_states])) for name, group_states in zip(names, states, strict=True)]
     new = [k for k, key in enumerate(keys) if key not in results]

@@ -96,24 +96,24 @@ class EpochLines(Checkpoint):  # Lightning calls Checkpoint callbacks last, when
     """
 
     def __init__(self, every: float = 5.0) -> None:
-        self.every, self._last, self._said = every, 0.0, 0.0
+        self.every, self._last, self._logged = every, 0.0, 0.0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._said = time.monotonic()
+        self._logged = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._say(trainer, "training", batch_idx + 1, trainer.num_training_batches)
+        self._log_batches(trainer, "training", batch_idx + 1, trainer.num_training_batches)
 
     def on_validation_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, loader: int = 0
     ) -> None:
-        self._say(trainer, "validation", batch_idx + 1, trainer.num_val_batches[0])
+        self._log_batches(trainer, "validation", batch_idx + 1, trainer.num_val_batches[0])
 
-    def _say(self, trainer: Trainer, what: str, done: int, count: int | float) -> None:
-        if trainer.is_global_zero and time.monotonic() - self._said > LINE_SECONDS:
-            self._said = time.monotonic()
+    def _log_batches(self, trainer: Trainer, what: str, done: int, count: int | float) -> None:
+        if trainer.is_global_zero and time.monotonic() - self._logged > LINE_SECONDS:
+            self._logged = time.monotonic()
             log.info(
                 "epoch %d/%s  %d of %s %s batches", trainer.current_epoch + 1, trainer.max_epochs, done, count, what
             )
@@ -121,7 +121,7 @@ class EpochLines(Checkpoint):  # Lightning calls Checkpoint callbacks last, when
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.is_global_zero and (last or time.monotonic() - self._last > self.every):
-            self._last = self._said = time.monotonic()
+            self._last = self._logged = time.monotonic()
             metrics = metrics_of_epoch(trainer)
             keys = dict.fromkeys(("train/loss", "val/loss", "val/iou", str(module.monitor)))
             values = [f"{key} {float(metrics[key]):.4f}" for key in keys if key in metrics]
