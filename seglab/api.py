@@ -264,7 +264,7 @@ class Study:
 
         question: options of `python -m seglab.report`: question="pairs", against="bce", metric="dice", rule="tuned",
         images="foreground", of_class="cup" (`class` on the command line), delta=0.01, confidence=0.95. A look at new
-        runs spends part of the allowed error and is recorded in the study's folders. data: the title of a data set,
+        runs spends part of the allowed error and is recorded in the study's folders. data: the title of a dataset,
         required if the runs are on several; "all data sets" selects the verdict over all of them.
         """
         from seglab.reporting.write_report import answer
@@ -274,7 +274,7 @@ class Study:
         candidates = [*studies, overall] if overall else studies
         matches = [study for study in candidates if study.title == data] if data else studies
         titles = ", ".join(study.title for study in candidates) or "finished runs"
-        require(len(matches) == 1, "verdict", f"one data set of {titles}", data or len(matches), "set data=NAME")
+        require(len(matches) == 1, "verdict", f"one dataset of {titles}", data or len(matches), "set data=NAME")
         return Verdict(matches[0])
 
     def report(self, output: str | Path | None = None, **question: Any) -> Path:

@@ -54,7 +54,7 @@ def run_beside(cfg: DictConfig) -> TrainedRun | None:
 
 
 def untrained(cfg: DictConfig) -> tuple[Dataset, SegModule]:
-    """Return the data set and an untrained model for an X-ray."""
+    """Return the dataset and an untrained model for an X-ray."""
     from pytorch_lightning import seed_everything
     from torch.optim import SGD
 

@@ -1,4 +1,4 @@
-"""`python -m seglab.train`: train a model with a loss on a data set, test it, and write a run folder."""
+"""`python -m seglab.train`: train a model with a loss on a dataset, test it, and write a run folder."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def known_value(cfg: DictConfig, run: Run) -> float | None:
 
 @cache
 def fingerprint_now(dataset: str) -> str:
-    """Return the fingerprint of a data set, given as JSON, as it is on disk now; computed once per process."""
+    """Return the fingerprint of a dataset, given as JSON, as it is on disk now; computed once per process."""
     from seglab.data.prepare_data import select_items
 
     return select_items(build(json.loads(dataset))).fingerprint
@@ -198,7 +198,7 @@ def check_before_data(cfg: DictConfig) -> None:
 
 
 def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None, world: int = 1) -> DataModule:
-    """Read the data set and log what a user should know before hours of training."""
+    """Read the dataset and log what a user should know before hours of training."""
     from seglab.data.module import DataModule
     from seglab.engine.dry_run import check_foreground
     from seglab.engine.run import other_data

@@ -25,7 +25,7 @@ SMALL = (*DATA, *UNET, "batch_size=4", "trainer.max_epochs=2", "trainer.accelera
 SMALL += ("examples=1", "pictures=false")
 """Overrides for a run of about half a second, with the same digits on every processor."""
 OF_FILES = tuple(word for word in SMALL if word not in DATA or "size" in word)
-"""`SMALL` without the numbers of images, for a data set read from files."""
+"""`SMALL` without the numbers of images, for a dataset read from files."""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -174,7 +174,7 @@ def test_a_yaml_lists_every_parameter_with_the_default_of_the_code(file):
         if not target.__module__.startswith("seglab."):
             continue
         parameters = dict(inspect.signature(target).parameters)
-        parameters.pop("task", None)  # of a loss, set by the engine from the data set
+        parameters.pop("task", None)  # of a loss, set by the engine from the dataset
         given = {key: value for key, value in node.items() if not key.startswith("_") and key != "defaults"}
         assert set(given) == set(parameters)
         for name, parameter in parameters.items():

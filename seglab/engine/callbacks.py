@@ -19,7 +19,7 @@ def silence_lightning_warnings() -> None:
     """Silence Lightning's advertisements, and warnings that do not apply here."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for advice in (
-        "does not have many workers",  # small cached data sets load faster without workers
+        "does not have many workers",  # small cached datasets load faster without workers
         "LeafSpec.* is deprecated",  # raised by Lightning 2.6 with torch 2.15
         "The number of training batches",  # about Lightning's logging interval, which is not used
         "It is recommended to use .*sync_dist",  # torchmetrics already synchronizes the processes

@@ -87,7 +87,7 @@ class SegModule(LightningModule):
         loss: one value per image from logits, target and `valid`; always computed in float32.
         optimizer: creates the optimizer from the parameters.
         scheduler: creates the learning rate scheduler from the optimizer; None keeps the rate constant.
-        mean, std: the normalization of the data set, see Normalize.
+        mean, std: the normalization of the dataset, see Normalize.
         monitor: the metric that a plateau scheduler monitors.
         threshold: the probability from which a pixel counts as foreground.
         empty: how the metrics score an image without foreground, see SegmentationMetrics.

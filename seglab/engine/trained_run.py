@@ -24,7 +24,7 @@ from seglab.losses.base import Loss
 log = logging.getLogger(__name__)
 
 FOLLOWED_OPTIONS = ("size", "fit", "reduce", "channels", "bits", "range", "mean", "std")
-"""Options that other data sets take from the run: how an image is prepared for the model."""
+"""Options that other datasets take from the run: how an image is prepared for the model."""
 
 
 def assemble(config: dict[str, Any], dataset: Dataset, loss: Loss) -> SegModule:
@@ -37,7 +37,7 @@ def assemble(config: dict[str, Any], dataset: Dataset, loss: Loss) -> SegModule:
 
 
 def bound_loss(node: dict[str, Any], task: Task, facts: dict[str, Any]) -> Loss:
-    """Build a loss for the classes of a data set; its `auto` parameters are computed from the facts of the data."""
+    """Build a loss for the classes of a dataset; its `auto` parameters are computed from the facts of the data."""
     frequency = facts["class_frequency"] if task.channels > 1 else [facts["foreground"]]
     return build_loss(node).with_task(task).with_class_frequency(frequency)
 
@@ -92,24 +92,24 @@ class TrainedRun:
 
     @property
     def dataset_options(self) -> dict[str, Any]:
-        """The configuration of the run's own data set, with the range and normalization that were computed for it."""
+        """The configuration of the run's own dataset, with the range and normalization that were computed for it."""
         computed = {name: self.facts["data"][name] for name in FOUND if name in self.facts["data"]}
         return {**self.config["dataset"], "range": "full", **computed}  # not `auto`, which other images could change
 
     def dataset(self, **changes: Any) -> Dataset:
-        """Build the run's own data set, with other values for some of its options."""
+        """Build the run's own dataset, with other values for some of its options."""
         return build({**self.dataset_options, **changes})
 
     @property
     def raw_options(self) -> dict[str, Any]:
-        """The configuration for reading raw images; for a prepared folder, that of the data set it was made from."""
+        """The configuration for reading raw images; for a prepared folder, that of the dataset it was made from."""
         own, raw = self.dataset_options, self.facts["data"].get("raw")
         if not raw:
             return own
         return {**raw, **{key: own[key] for key in FOLLOWED_OPTIONS}, "reduce": own["reduce"] * raw.get("reduce", 1)}
 
     def raw_dataset(self) -> Dataset:
-        """Build the data set with which raw image files are read for the model."""
+        """Build the dataset with which raw image files are read for the model."""
         return build(self.raw_options)
 
     @property
@@ -128,7 +128,7 @@ class TrainedRun:
         return bound_loss(self.config["loss"], self.task, self.facts["data"])
 
     def data(self, dataset: Dataset | None = None, workers: int = 0) -> DataModule:
-        """Return the data module of a data set (the run's own unless another is given), without augmentation."""
+        """Return the data module of a dataset (the run's own unless another is given), without augmentation."""
         config, needs = self.config, self.loss().needs
         return DataModule(dataset or self.dataset(), None, config["batch_size"], workers, config["seed"], needs)
 

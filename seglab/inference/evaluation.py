@@ -40,19 +40,19 @@ LONGEST = 384
 def dataset_node(run: TrainedRun, given: dict[str, Any], named: set[str]) -> dict[str, Any]:
     """Return the configuration of the data to evaluate on: the run's own with changes, or other data read like them.
 
-    given: the configuration of a data set or, without `_target_`, changes to the run's own. named: options that the
+    given: the configuration of a dataset or, without `_target_`, changes to the run's own. named: options that the
     user has overridden, which are kept.
     """
     if "_target_" not in given:
         return {**run.dataset_options, **given}
     own = run.raw_options
-    shared = {"bands", "crop", "window", "axis"} & own.keys() & given.keys()  # not every data set has them
+    shared = {"bands", "crop", "window", "axis"} & own.keys() & given.keys()  # not every dataset has them
     return {**given, **{key: own[key] for key in (*FOLLOWED_OPTIONS, *shared) if key not in named}}
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """The images to evaluate on: a data set, a split of it, and the fingerprint of its files.
+    """The images to evaluate on: a dataset, a split of it, and the fingerprint of its files.
 
     split: train, val, test, or `all` for every labeled image. own: whether it is a split of the run's own data.
     """
@@ -150,7 +150,7 @@ class NativeResolution:
 
     @property
     def objects(self) -> dict[str, Callable[[], np.ndarray]]:
-        """Functions that number the objects of an image, by image id, for images whose objects the data set knows."""
+        """Functions that number the objects of an image, by image id, for images whose objects the dataset knows."""
         dataset = self.predictor.dataset
         return {item.id: partial(native_objects, item, dataset) for item in self.items if item.objects}
 
@@ -198,7 +198,7 @@ class NativeResolution:
 
 
 def native(predictor: Predictor, images: EvalSet) -> NativeResolution:
-    """Return the whole images of a data set, to be decoded from their files."""
+    """Return the whole images of a dataset, to be decoded from their files."""
     selection = select_items(images.dataset, images.as_test)
     items = [item for item in images.items(selection.splits) if item.id not in selection.skipped]
     read = partial(decode_native, dataset=images.dataset)

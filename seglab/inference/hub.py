@@ -11,7 +11,7 @@ from seglab.engine.trained_run import TrainedRun
 from seglab.files import as_numbers, read_json, write_bytes, write_json, write_text
 
 PRIVATE = {"root": ".", "cache_dir": None, "split_file": None}
-"""Options of a data set that reveal paths of the training machine, and their replacements."""
+"""Options of a dataset that reveal paths of the training machine, and their replacements."""
 
 MAIN = ("iou", "dice", "precision", "recall", "iou_pooled")
 """The metrics that a model card lists for each class."""
@@ -38,7 +38,7 @@ On the command line: `python -m seglab.predict run=FOLDER input=IMAGES output=ma
 
 ## Data
 
-Images: {images}. Foreground: {percent:.3g} % of the training pixels. Fingerprint of the data set: \
+Images: {images}. Foreground: {percent:.3g} % of the training pixels. Fingerprint of the dataset: \
 `{facts[data][fingerprint]}`.
 
 ## Test metrics
@@ -106,7 +106,7 @@ def card(run: TrainedRun) -> str:
     option = {"binary": " threshold=tuned", "multilabel": f" threshold={fixed}", "multiclass": ""}
     history = read_json(run.folder.parent / "looks.json")
     looks = [past[-1] for key, past in history.items() if past and f"{key} native" not in history]  # not on tiles
-    # Keep the looks at this run; a look may prefix the names of runs with those of data sets and folders
+    # Keep the looks at this run; a look may prefix the names of runs with those of datasets and folders
     sentences = [look["said"] for look in looks if any(re.split("/|: ", name)[-1] == run.name for name in look["runs"])]
     return CARD.format(
         run=run,

@@ -48,7 +48,7 @@ class Predictor:
 
     Args:
         module: the model, in eval mode.
-        dataset: the data set whose options say how images are read.
+        dataset: the dataset whose options say how images are read.
         autocast: makes the context manager of the run's precision, which is entered for each batch.
         window: the side of the tiles in pixels; None if the model gets the whole image at once.
         overlap, batch: see `slide`.
@@ -161,7 +161,7 @@ def predictor(
 ) -> Predictor:
     """Create the predictor of a run with its best weights; without a window it slides only if trained on patches.
 
-    dataset: says how images are read; defaults to the data set whose files the run was trained on.
+    dataset: says how images are read; defaults to the dataset whose files the run was trained on.
     """
     dataset = dataset or run.raw_dataset()
     side = window or (dataset.size if dataset.fit == "patch" else None)
@@ -185,7 +185,7 @@ def ensemble_average(predictors: Sequence[Predictor], path: str, page: int | Non
 
 
 def decoded(path: str, dataset: Dataset, page: int | None) -> np.ndarray:
-    """Decode an image file as a data set reads its files: (h, w) or (h, w, bands), red first, in the file's values."""
+    """Decode an image file as a dataset reads its files: (h, w) or (h, w, bands), red first, in the file's values."""
     return decoded_once(path, dataset, page, on_disk(path))
 
 
@@ -205,7 +205,7 @@ def label_of(page: int | None) -> str:
 
 
 def warn_of_range(who: str, image: np.ndarray, dataset: Dataset) -> None:
-    """Warn if an image, named `who`, is nearly black in the range of the data set or cut off by it."""
+    """Warn if an image, named `who`, is nearly black in the range of the dataset or cut off by it."""
     for sentence in range_warnings([{"depth": str(image.dtype), "extent": extent(image)}], dataset):
         log.warning("%s: %s", who, sentence)
     if not isinstance(dataset.range, str):

@@ -1,7 +1,7 @@
-"""One verdict over several data sets, where each data set is one observation regardless of its images and seeds.
+"""One verdict over several datasets, where each dataset is one observation regardless of its images and seeds.
 
-The difference between two losses is modeled as a random effect of the data set. The quantity of interest is its mean
-over data sets of this kind, so precision depends on the number of data sets.
+The difference between two losses is modeled as a random effect of the dataset. The quantity of interest is its mean
+over datasets of this kind, so precision depends on the number of datasets.
 """
 
 from collections import Counter
@@ -24,11 +24,11 @@ NAME = "all data sets"  # the title, and the key in looks.json
 
 @dataclass(frozen=True)
 class DataSets(Study):
-    """Several `studies`, each of one data set, and one question about all of them together."""
+    """Several `studies`, each of one dataset, and one question about all of them together."""
 
     studies: Sequence[Study] = ()
     left_out: str = ""
-    """Sentences naming the data sets that are left out and why; empty if there are none."""
+    """Sentences naming the datasets that are left out and why; empty if there are none."""
 
     @property
     def key(self) -> str:
@@ -36,7 +36,7 @@ class DataSets(Study):
 
     @property
     def digests(self) -> dict[str, str]:
-        # runs of two data sets may share a name
+        # runs of two datasets may share a name
         return {f"{study.key}: {name}": value for study in self.studies for name, value in study.digests.items()}
 
     @cached_property
@@ -45,31 +45,31 @@ class DataSets(Study):
 
     @cached_property
     def pairs(self) -> list[Comparison]:
-        """The comparisons between losses that occur in at least two data sets, with equal weight for each data set."""
+        """The comparisons between losses that occur in at least two datasets, with equal weight for each dataset."""
         if self.no_verdict:
             return []
         shared = _shared(self.studies)
         parts = [study.data.of([label for label in study.labels if label in shared]) for study in self.studies]
-        return replicated(parts, "data sets", lower_is_better=self.lower_is_better)
+        return replicated(parts, "datasets", lower_is_better=self.lower_is_better)
 
     @property
     def labels(self) -> list[str]:
         return list(dict.fromkeys(label for pair in self.pairs for label in (pair.first, pair.second)))
 
     @cached_property
-    def tuned(self) -> None:  # each study reports this for its own data set
+    def tuned(self) -> None:  # each study reports this for its own dataset
         return None
 
     @property
     def headline(self) -> str:
-        """The answer, a caution if there are only two data sets, and the data sets that are left out."""
+        """The answer, a caution if there are only two datasets, and the datasets that are left out."""
         count = len(self.studies)
-        caution = "Two data sets say little about others, however many images they have." if count == 2 else ""
-        return " ".join(filter(None, [f"Over {count} data sets: {self.answer}", caution, self.left_out]))
+        caution = "Two datasets say little about others, however many images they have." if count == 2 else ""
+        return " ".join(filter(None, [f"Over {count} datasets: {self.answer}", caution, self.left_out]))
 
     @property
     def table(self) -> pd.DataFrame:
-        """The mean metric of each loss (rows) on each data set, and the mean over data sets that have all losses."""
+        """The mean metric of each loss (rows) on each dataset, and the mean over datasets that have all losses."""
         means = pd.DataFrame({study.title: study.means for study in self.studies}).reindex(self.labels)
         return means.assign(mean=means.dropna(axis=1).mean(axis=1))
 
@@ -78,9 +78,9 @@ class DataSets(Study):
 
 
 def together(roots: Sequence[Path], sweep: Sweep, studies: Sequence[Study]) -> DataSets | None:
-    """Return the verdict over the data sets that share at least two losses; None if there are fewer than two of them.
+    """Return the verdict over the datasets that share at least two losses; None if there are fewer than two of them.
 
-    Different targets on the same images are not separate data sets: only the first by title is used. A data set
+    Different targets on the same images are not separate datasets: only the first by title is used. A dataset
     without a verdict is left out, but an unfinished one postpones the verdict over all.
     """
     losses, included, left_out = _shared(studies), list[Study](), ""

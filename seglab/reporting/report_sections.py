@@ -60,7 +60,7 @@ def decisions(study: Study) -> Markup | None:
 
 
 def data_sets(over: DataSets) -> Markup:
-    """Return a table of the mean of each loss on each data set."""
+    """Return a table of the mean of each loss on each dataset."""
     means = over.table
     return table(["loss", *means], means.reset_index().itertuples(index=False))
 

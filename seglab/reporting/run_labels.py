@@ -150,9 +150,9 @@ def _differing(leaves: list[dict[str, Any]]) -> list[str]:
 
 
 def benchmark_titles(runs: pd.DataFrame) -> dict[str, str]:
-    """Return a title per benchmark: the data set and, if it occurs several times, what differs (`target=disc`).
+    """Return a title per benchmark: the dataset and, if it occurs several times, what differs (`target=disc`).
 
-    Data sets that changed under the same options are numbered.
+    Datasets that changed under the same options are numbered.
     """
     first = runs.drop_duplicates("benchmark")
     titles = {}

@@ -11,7 +11,7 @@ images). The error of their mean difference has two parts, each a Student's t wi
                 already includes, is subtracted (Owen 2007, two-way crossed effects), but only in part for few groups:
                 full subtraction may by chance leave nothing, and "better" was wrong in 10 % of studies, not 3.5 %.
 
-Folds and data sets have their own test images: they replicate seeds and images at once and have no second part. The
+Folds and datasets have their own test images: they replicate seeds and images at once and have no second part. The
 training sets of k folds overlap, which adds to the 1 / n of a mean of n (Nadeau and Bengio 2003): `shared_training`.
 """
 
@@ -35,7 +35,7 @@ from seglab.reporting.run_labels import setting
 class Comparison:
     """The paired difference first - second of one metric, and the two parts of its error.
 
-    `replicates` (of `kind` seeds, folds or data sets), `images` and `groups` count what both losses have. `spread` is
+    `replicates` (of `kind` seeds, folds or datasets), `images` and `groups` count what both losses have. `spread` is
     the variance of the difference between replicates, `overlap` the addition to 1 / replicates for shared training
     data, and `image_variance` the variance of the mean due to images; both variances are NaN with one replicate or one
     group. `prior` is the degrees of freedom lent by other pairs. `p` is two-sided, for the hypothesis of no difference.
@@ -94,7 +94,7 @@ def _crossed(data: Cube, labels: Sequence[str], *, unbiased: bool = False) -> li
 
 
 def replicated(parts: Sequence[Cube], kind: str, *, lower_is_better: bool = False) -> list[Comparison]:
-    """Compare losses over several data sets (`kind`), where each is one replicate with its own images."""
+    """Compare losses over several datasets (`kind`), where each is one replicate with its own images."""
     return _tested(_replicated(parts, kind, _order(parts, lower_is_better)))
 
 

@@ -22,7 +22,7 @@ from seglab.reporting.metrics_table import blocks, part_of, rows_of, title
 from seglab.reporting.study import IMAGES, Question, Study
 
 Answer = tuple[Sweep, list[Study], DataSets | None]
-"""All runs below some folders, one study per benchmark, and the verdict over all data sets, if there is one."""
+"""All runs below some folders, one study per benchmark, and the verdict over all datasets, if there is one."""
 
 
 def answer(roots: Sequence[Path], question: Question) -> Answer:
@@ -107,7 +107,7 @@ def page(
 ) -> str:
     """Return the report as a single HTML file that needs no network.
 
-    It contains the verdict over all data sets, a part per study with its figures (SVG texts by name), external data,
+    It contains the verdict over all datasets, a part per study with its figures (SVG texts by name), external data,
     failed and missing runs, and the `commands` that reproduce it.
     """
     searches = tuning.searches(runs["folder"])
@@ -134,7 +134,7 @@ def page(
 def csv(studies: list[Study], runs: pd.DataFrame) -> str:
     """Return every metric with all digits as CSV: one row per loss, columns `iou`, `iou sd`, ..., and number of seeds.
 
-    Rows for external data follow, one per loss and data set, whose `data` also names the training data.
+    Rows for external data follow, one per loss and dataset, whose `data` also names the training data.
     """
     parts = []
     for study in studies:

@@ -28,7 +28,7 @@ SHOWN = 8  # maximum number of snapshots shown per run
 
 def titles(runs: Sequence[TrainedRun]) -> list[str]:
     """Return titles that distinguish the runs: losses and their varying parameters, then seeds, names, folder paths."""
-    facts = [{"choices": {}, **run.facts, "benchmark": "", "used": True} for run in runs]  # all on one data set
+    facts = [{"choices": {}, **run.facts, "benchmark": "", "used": True} for run in runs]  # all on one dataset
     names = label(pd.DataFrame(facts))
     for words in ([f"s{run.facts['seed']}" for run in runs], [run.name for run in runs], [run.folder for run in runs]):
         names = [f"{name} {word}" if names.count(name) > 1 else name for name, word in zip(names, words, strict=True)]

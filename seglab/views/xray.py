@@ -45,7 +45,7 @@ def view(
     run: TrainedRun | None,
     seed: int,
 ) -> ViewPage:
-    """Return the X-ray of some losses on a data set.
+    """Return the X-ray of some losses on a dataset.
 
     Args:
         module: a fresh model, for the untrained prediction; its own loss is not used.

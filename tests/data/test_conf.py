@@ -1,4 +1,4 @@
-"""Every data set and augmentation matches its YAML file, also when set on the command line."""
+"""Every dataset and augmentation matches its YAML file, also when set on the command line."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Opening a data set: the cache and its size limit, the fingerprint, and where pixels are kept without a cache."""
+"""Opening a dataset: the cache and its size limit, the fingerprint, and where pixels are kept without a cache."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Metrics of a data set are means over images and scores over all pixels, however the images are tiled."""
+"""Metrics of a dataset are means over images and scores over all pixels, however the images are tiled."""
 
 import pytest
 import torch

@@ -15,7 +15,7 @@ SKILLS = {"disc": (1.5, 0.6), "organ": (1.2, 0.8), "lesions": (1.0, 0.9)}
 
 @pytest.fixture
 def roots(tmp_path):
-    """Three data sets on which dice is ahead by decreasing amounts; focal was trained on one of them."""
+    """Three datasets on which dice is ahead by decreasing amounts; focal was trained on one of them."""
     for number, (data, skills) in enumerate(SKILLS.items()):
         losses = [FakeLoss("dice", skills[0]), FakeLoss("bce", skills[1])] + [FakeLoss("focal")] * (data == "disc")
         for k, loss in enumerate(losses):
@@ -31,15 +31,15 @@ def test_each_data_set_is_one_value_of_a_t_test(roots):
     (found,) = over.verdicts
     expected = reference.ttest_1samp(gaps, 0)
     low, high = expected.confidence_interval(1 - over.look.error)
-    assert (found.pair.kind, found.pair.replicates, found.pair.p) == ("data sets", 3, pytest.approx(expected.pvalue))
+    assert (found.pair.kind, found.pair.replicates, found.pair.p) == ("datasets", 3, pytest.approx(expected.pvalue))
     assert (found.low, found.high) == pytest.approx((max(low, 0), high))
     assert over.labels == ["dice", "bce"]
-    assert over.headline.startswith("Over 3 data sets: ")
+    assert over.headline.startswith("Over 3 datasets: ")
     assert over.table.loc["dice", "mean"] == pytest.approx(np.mean([study.means["dice"] for study in studies]))
 
 
 def test_two_data_sets_say_that_they_say_little_and_one_says_nothing_of_others(roots):
-    assert "Two data sets say little" in answer(roots[1:], Question())[2].headline
+    assert "Two datasets say little" in answer(roots[1:], Question())[2].headline
     assert answer(roots[:1], Question())[2] is None
 
 
@@ -55,7 +55,7 @@ def test_a_data_set_without_the_baseline_has_no_verdict_and_is_left_out_of_the_o
         change(write_run(roots[1], FakeLoss("focal"), seed, 11, extra=options), data={"fingerprint": "1abcde"})
     over = answer(roots, Question(against="focal"))[2]
     assert [study.title for study in over.studies] == ["synthetic scene=disc", "synthetic scene=organ"]
-    assert over.headline.startswith("Over 2 data sets: Compared with focal: ")
+    assert over.headline.startswith("Over 2 datasets: Compared with focal: ")
     assert over.headline.endswith("synthetic scene=lesions is left out, since it has no run of focal.")
     with pytest.raises(ContractError, match="report: against: expected one of bce, dice, focal, got fokal"):
         answer(roots, Question(against="fokal"))
@@ -85,7 +85,7 @@ def test_a_data_set_without_a_verdict_of_its_own_is_left_out_and_named(roots):
 def test_a_run_that_is_not_finished_puts_off_the_verdict_over_all(roots):
     change(next(roots[1].iterdir()), status="running")
     over = answer(roots, Question())[2]
-    assert over.headline.startswith("Over 3 data sets: No verdict yet: ")
+    assert over.headline.startswith("Over 3 datasets: No verdict yet: ")
     assert not over.verdicts
 
 
@@ -106,5 +106,5 @@ def test_the_report_says_first_what_holds_over_all_data_sets(roots):
     sweep, studies, over = answer(roots, Question(metric="dice"))
     html = page("x", studies, [{}] * 3, sweep.runs, "", (over, {}))
     assert html.index('id="all"') < html.index('class="index"') < html.index('id="b0-verdict"')
-    assert markdown(studies, sweep.runs, over).startswith("**Over 3 data sets: ")
+    assert markdown(studies, sweep.runs, over).startswith("**Over 3 datasets: ")
     assert list(over.figures()) == ["forest"]

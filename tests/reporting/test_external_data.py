@@ -17,7 +17,7 @@ IOU = {"bce_s1": 0.50, "bce_s2": 0.54, "dice_s1": 0.61, "dice_s2": 0.63}
 
 @pytest.fixture
 def evaluated(own):
-    """Runs that each have an evaluation.json, as written by seglab.evaluate, on another data set."""
+    """Runs that each have an evaluation.json, as written by seglab.evaluate, on another dataset."""
     for run, iou in IOU.items():
         out = own / run / "evaluations" / "mias-0a1b2c"
         out.mkdir(parents=True)

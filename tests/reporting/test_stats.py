@@ -178,11 +178,11 @@ def test_the_order_is_that_of_the_means_over_runs_where_values_are_undefined():
     data = a_cube(values)
     assert data.means == pytest.approx({"l0": 0.5, "l1": 0.55})
     assert compare(data)[0].first == "l1"
-    assert replicated([data, data], "data sets")[0].first == "l1"
+    assert replicated([data, data], "datasets")[0].first == "l1"
     folds = data._replace(fold=np.array([0] + [1] * 9), of_folds=2)
     assert folds.means == pytest.approx({"l0": 0.5, "l1": (0.3 + 0.3 + 0.8) / 3})
     values[0] = np.nan
-    assert replicated([data, a_cube(np.ones((2, 2, 10)))], "data sets")[0].first == "l0"
+    assert replicated([data, a_cube(np.ones((2, 2, 10)))], "datasets")[0].first == "l0"
 
 
 def test_a_pair_uses_the_seeds_and_images_that_both_have():
@@ -253,10 +253,10 @@ def test_data_sets_are_replicates_and_their_number_counts():
         a_cube(0.5 + rng.normal(size=(2, 3, size)) + np.array([gap, 0])[:, None, None])
         for size, gap in ((9, 1), (40, 2), (20, 3))
     ]
-    pair = replicated(sets, "data sets")[0]
+    pair = replicated(sets, "datasets")[0]
     gaps = [part.values[0].mean() - part.values[1].mean() for part in sets]
     expected = reference.ttest_1samp(gaps, 0)
-    assert (pair.first, pair.kind, pair.replicates) == ("l0", "data sets", 3)
+    assert (pair.first, pair.kind, pair.replicates) == ("l0", "datasets", 3)
     assert pair.p == pytest.approx(expected.pvalue)
     assert interval(pair) == pytest.approx(tuple(expected.confidence_interval(0.95)))
 

@@ -3,7 +3,7 @@
     python tests/tools/compare_versions.py make CHECKOUT DATA OUT [NAME ...]   # DATA: fundus/, mias/, ship/, ddsm/
     python tests/tools/compare_versions.py compare OUT_BEFORE OUT_AFTER
 
-Covers every data set, every model, eight losses, a sweep, an interrupted run, evaluate, predict, the report's table.
+Covers every dataset, every model, eight losses, a sweep, an interrupted run, evaluate, predict, the report's table.
 Differences are printed, and the exit code is 1 if there are any.
 """
 
