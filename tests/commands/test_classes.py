@@ -94,9 +94,9 @@ def test_a_run_of_another_task_is_one_sentence(trained, tmp_path):
     with pytest.raises(ContractError, match="expected data of the run's task"):
         evaluate(compose("evaluate", *(f"+{w}" if "scene" in w else w for w in words)), tmp_path)
     net = UNet(in_channels=3, base=4, depth=2)
-    with pytest.raises(ContractError, match=r"task \(multi\w+: .*\), got binary: foreground; init_include=") as refusal:
+    with pytest.raises(ContractError, match=r"task \(multi\w+: .*\), got binary: foreground; set init_include") as e:
         start_from(net, str(trained[1]), task=Task())
-    assert ", ".join(SCENES[trained[0]]) in str(refusal.value)
+    assert ", ".join(SCENES[trained[0]]) in str(e.value)
     facts = start_from(net, str(trained[1]), ["down.*"], Task())
     assert facts["loaded"] == facts["weights"] - len(facts["left"])
     assert not any(name.startswith("down.") for name in facts["left"])
