@@ -44,7 +44,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self._written = time.monotonic()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Keep a copy on the same device, since training goes on to change the weights that Lightning passes."""
+        """Keep a copy on the same device, since training continues to change the weights that Lightning passes."""
         self._pending[Path(path)] = copied(checkpoint)
         if Path(path).stem == "last" and time.monotonic() - self._written >= self.every:
             self.write()
