@@ -41,7 +41,7 @@ def prepare(dataset: Dataset, node: dict[str, Any], folder: Path) -> int:
     raise_on_faults([item.fault for item in listed if item.fault], len(listed), dataset)
     items = store.build(listed, replace(dataset, fit="patch"), folder, complete=True)  # patch: images keep their size
     skipped = [item.fault or f"{item.id}: {item.left_out}" for item in items if item.fault or item.left_out]
-    got = f"none; the first of {len(skipped)} reasons: {skipped[0]}" if skipped else "none"
+    got = f"none; reason 1 of {len(skipped)}: {skipped[0]}" if skipped else "none"
     require(len(skipped) < len(items), "dataset", "usable images", got)
     store.note_raw(folder, node | {"root": ".", "cache_dir": None, "split_file": None})  # wherever the files are
     size = (folder / store.PIXELS).stat().st_size
@@ -82,7 +82,7 @@ def inspect(dataset: Dataset, folder: Path) -> int:
     keep = f"dataset.split_file={folder / 'split.json'} keeps this split"
     log.info("%s: audit.json, audit.png and split.json; %s", folder, keep)
     count, faults = sum(result.facts["images"].values()), result.facts["unreadable_first"]
-    got = f"none; the first of {result.facts['unreadable']} errors: {faults[0]}" if faults else "none"
+    got = f"none; error 1 of {result.facts['unreadable']}: {faults[0]}" if faults else "none"
     require(count > 0, "dataset", "readable images", got)
     got = f"{len(result.leaks)} pairs: {'; '.join(result.leaks[:3])}"
     require(not result.leaks, "dataset", "no image in two splits", got, "see audit.json")

@@ -35,9 +35,7 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     for problem, names in problems[:REASONS]:
         log.warning("%s left out: %s", f"{names.iloc[0]} is" if len(names) == 1 else f"{len(names)} runs are", problem)
     if rest := problems[REASONS:]:
-        log.warning(
-            "%d more are left out for %d other reasons: see the report", sum(len(n) for _, n in rest), len(rest)
-        )
+        log.warning("runs left out for further reasons, see the report: %d", sum(len(names) for _, names in rest))
     for study in [overall, *studies] if overall else studies:
         log.info("%s: %s", study.title, study.headline)
         for sentence in filter(None, (study.look_words, study.blind)):

@@ -150,7 +150,7 @@ def foreground_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) 
     for split, part in facts.items():
         full = sum(record["foreground"] == 1 for record in part)
         if part and not any(record["foreground"] for record in part):
-            warnings.append(f"{split}: no mask has any foreground, but {positive} masks of other splits do: {hint}")
+            warnings.append(f"{split}: no mask has any foreground, unlike {positive} in the other splits: {hint}")
         elif full:
             warnings.append(f"{split}: {full} of {len(part)} masks are foreground everywhere; {remedy}")
     return warnings

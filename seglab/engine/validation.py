@@ -105,7 +105,7 @@ def _spell(hint: Any) -> str:
     if origin in (Sequence, list):
         return "a list"
     if origin is tuple:
-        return "a list" if ... in inner else f"a list of {len(inner)} items"
+        return "a list" if ... in inner else f"a list of {len(inner)} item{'s' * (len(inner) > 1)}"
     if origin in (Mapping, dict):
         return "a mapping"
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

@@ -64,7 +64,7 @@ class Sweep:
         """The most frequent reasons why runs are not compared, each with its number of runs."""
         counts = self.runs["problem"].value_counts()
         reasons = [f"{count} {problem}" for problem, count in counts.items() if problem]
-        return "; ".join([*reasons[:5], *[f"{len(reasons) - 5} other reasons"] * (len(reasons) > 5)])
+        return "; ".join([*reasons[:5], *[f"further reasons: {len(reasons) - 5}"] * (len(reasons) > 5)])
 
 
 def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep:

@@ -93,7 +93,7 @@ def test_images_that_cannot_be_used_are_refused_or_counted(configure, root, tmp_
     skip = "dataset.on_bad_item=skip"
     assert run(configure("prepare", *mias, skip), tmp_path / "mias") == 1
     (root / "images/mdb000.png").unlink()
-    with pytest.raises(ContractError, match=r"usable images, got none; the first of 9 reasons: .*mdb000\.pgm: expec"):
+    with pytest.raises(ContractError, match=r"usable images, got none; reason 1 of 9: .*mdb000\.pgm: expec"):
         run(configure("prepare", *mias, skip), tmp_path / "none")
     (root / "images/03.png").write_bytes(b"")  # only found when it is decoded
     (root / "masks/05.png").unlink()
@@ -128,7 +128,7 @@ def test_large_numbers_of_an_audit_are_whole():
 def test_an_audit_that_reads_nothing_is_an_error_after_all_is_written(configure, root, tmp_path):
     for path in (root / "masks").iterdir():
         path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(ContractError, match=r"readable images, got none; the first of 8 errors: .*masks/00.png: expec"):
+    with pytest.raises(ContractError, match=r"readable images, got none; error 1 of 8: .*masks/00.png: expec"):
         run(configure("prepare", "mode=audit", *choose(root)), tmp_path)
     facts = facts_of(tmp_path, "audit.json")
     assert (facts["unreadable"], sum(facts["images"].values())) == (8, 0)

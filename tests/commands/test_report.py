@@ -42,13 +42,13 @@ def test_of_many_reasons_why_runs_are_left_out_some_are_said(tmp_path, caplog):
     cfg = compose("report", f"roots=[{roots[0]},{roots[1]}]")
     report(cfg, tmp_path)
     assert caplog.text.count("is left out: superseded by second/") == 5
-    assert "2 more are left out for 2 other reasons: see the report" in caplog.text
+    assert "runs left out for further reasons, see the report: 2" in caplog.text
     for k, file in enumerate(tmp_path.glob("*/*/run.json")):
         change(file.parent, status="failed", error={"kind": "E", "message": f"fault {k}", "traceback": None})
     caplog.set_level("INFO")
     report(compose("report", f"roots=[{roots[0]},{roots[1]}]", f"output={tmp_path}/new"), tmp_path)
     assert caplog.messages[-1].count(" fault ") == 5
-    assert "; 9 other reasons)" in caplog.messages[-1]
+    assert "; further reasons: 9)" in caplog.messages[-1]
 
 
 def test_a_report_without_a_finished_run_says_why(tmp_path, caplog):

@@ -60,7 +60,7 @@ class Coco(Dataset):
         require(not missing, str(file), "the keys images, annotations and categories", f"no {' and no '.join(missing)}")
         for kind, keys in NEEDED.items():
             incomplete = sum(not all(key in entry for key in keys) for entry in content[kind])
-            require(not incomplete, str(file), f"{', '.join(keys)} in all {kind}", f"{incomplete} incomplete ones")
+            require(not incomplete, str(file), f"{', '.join(keys)} in all {kind}", f"{incomplete} incomplete")
         names = {category["id"]: category["name"] for category in content["categories"]}
         unknown = [name for name in self.classes or () if name not in names.values()]
         require(not unknown, str(file), f"dataset.classes among {', '.join(names.values())}", ", ".join(unknown))
