@@ -74,8 +74,10 @@ def require(ok: bool, who: str, expected: str, got: object = None, remedy: str =
 class Task:
     """The meaning of labels: how many classes there are, their names, and whether they are mutually exclusive.
 
-    kind: "binary" (one class against the rest), "multilabel" (several that may overlap, such as disc and cup) or
-    "multiclass" (one class per pixel; class 0 is the background). classes: the class names in channel order.
+    Args:
+        kind: "binary" (one class against the rest), "multilabel" (several that may overlap, such as disc and cup) or
+            "multiclass" (one class per pixel; class 0 is the background).
+        classes: the class names in channel order.
     """
 
     kind: Kind = "binary"

@@ -105,8 +105,11 @@ def to_device(x: Tensor, like: Tensor) -> Tensor:
 class Light(Augment):
     """Flips, quarter turns, and mild changes of brightness and contrast, which suit nearly every image.
 
-    flip, rotate90, tone: probabilities of each flip, a random quarter turn, and a change of brightness and contrast.
-    brightness, contrast: largest shift, as a fraction of the full range, and largest relative change of contrast.
+    Args:
+        flip, rotate90, tone: probabilities of each flip, a random quarter turn, and a change of brightness and
+            contrast.
+        brightness: largest shift, as a fraction of the full range.
+        contrast: largest relative change of contrast.
     """
 
     flip: float = 0.5
@@ -157,8 +160,14 @@ class Light(Augment):
 class Strong(Light):
     """Light, plus rotation, zoom, shear, elastic deformation, gamma, noise and blur.
 
-    warp, bend, gamma, noise, blur: probabilities. degrees, zoom, shear: largest rotation in degrees, relative change
-    of scale, and shear in degrees. Pixels from outside the image are black, background, and not valid.
+    Pixels from outside the image are black, background, and not valid.
+
+    Args:
+        warp: probability of rotation, zoom and shear together.
+        bend, gamma, noise, blur: probabilities of an elastic deformation, a change of gamma, noise, and blur.
+        degrees: largest rotation in degrees.
+        zoom: largest relative change of scale.
+        shear: largest shear in degrees.
     """
 
     warp: float = 0.5

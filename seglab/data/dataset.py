@@ -30,10 +30,13 @@ AFTER_CUTTING = {"size", "fit", "channels", "bits", "range"}  # options that do 
 class Decoded:
     """The pixels of an item from which samples are made: as the model sees them or, for patches, in native size.
 
-    `seen()` returns the image (h, w) or (h, w, c), the mask as described in labels.py, with 0 for pixels without a
-    label, and the valid pixels; none may be changed in place. `shape` is (h, w). `foreground` and `classes` are the
-    fractions of the valid pixels that are foreground and of each class. `points` (k, 2) are some foreground pixels as
-    row and column, for patches only. `facts` describe the item in its native size.
+    Args:
+        seen: returns the image (h, w) or (h, w, c), the mask as described in labels.py, with 0 for pixels without a
+            label, and the valid pixels; none may be changed in place.
+        shape: (h, w).
+        foreground, classes: the fractions of the valid pixels that are foreground and of each class.
+        points: (k, 2), row and column of some foreground pixels; for patches only.
+        facts: facts about the item in its native size.
     """
 
     seen: Callable[[], Seen]
@@ -48,14 +51,20 @@ class Decoded:
 class Item:
     """One image and its mask, as two functions that decode them on demand.
 
-    `image()` returns (h, w) or (h, w, bands), red first: uint8, uint16, or float32 with NaN for no data. `mask()`
-    returns a mask for the dataset's task, see labels.py. `group` is what a split must not divide (a patient, a scene).
-    `split` is the split to which the dataset itself assigns the image, or "". `files` are the source files, which enter
-    the fingerprint, the image first. `mask_files` are those that contain only the mask; `page` is the page read from
-    them. `labels` is everything else that determines the mask (rows of a table). `fault` says why an expected image is
-    unusable, `left_out` why one is excluded on purpose; both are "" for a usable image. `objects()` returns the objects
-    of the mask by number (h, w), from 1, with 0 elsewhere; None if the dataset does not distinguish objects, which are
-    then connected components. `decoded` holds the same pixels if they have been decoded already.
+    Args:
+        group: what a split must not divide (a patient, a scene).
+        image: returns (h, w) or (h, w, bands), red first: uint8, uint16, or float32 with NaN for no data.
+        mask: returns a mask for the dataset's task, see labels.py.
+        split: the split to which the dataset itself assigns the image, or "".
+        files: the source files, the image first; they enter the fingerprint.
+        mask_files: those of the files that contain only the mask.
+        page: the page read from the files.
+        labels: everything else that determines the mask (rows of a table).
+        fault: why an expected image is unusable; "" if it is usable.
+        left_out: why an image is excluded on purpose; "" if it is used.
+        objects: returns the mask's objects by number (h, w), from 1, with 0 elsewhere; None if the dataset does not
+            distinguish objects, which are then connected components.
+        decoded: the same pixels, if they have been decoded already.
     """
 
     id: str
@@ -77,28 +86,35 @@ class Item:
 class Dataset:
     """Base class of all datasets, with the options of reading and splitting. A subclass adds its own and `items()`.
 
-    size: side in pixels of the square that the model sees.
-    fit: `resize` stretches the image to the square, `pad` keeps its aspect ratio and pads with black, `patch` keeps its
-    pixels: training draws random squares of `size`, validation uses tiles of `size`, and the test uses the whole image.
-    reduce: integer factor by which the image is shrunk before everything else.
-    positive_fraction: fraction of the patches of an image with foreground that are drawn around a foreground pixel; the
-    others are drawn anywhere. patches_per_image: number of patches drawn from each image per epoch.
-    channels: 3 (RGB; gray is repeated), 1 (gray), or the number of bands of the files. bits: 8 or 16 per channel; 8
-    keeps 256 steps of the range.
-    range: the values of black and white: `[low, high]`; `full`, the limits of the file's type (0 and 1 for floats);
-    `auto`, which is `full` for 8 bits, and for more from 0 (or the minimum, if negative) to the maximum of the training
-    images, rounded up to powers of two. All images share one range.
-    coverage: fraction of a resized pixel that must be foreground for it to count as such; low values keep thin objects.
-    soft: use that fraction itself as the target (float32) instead of thresholding it at `coverage`.
-    mean, std: normalization per channel (or one for all) in units of the full range 0..1, applied on the device; `auto`
-    computes them from the valid training pixels, per channel.
-    val_fraction, test_fraction: fractions of the training images and of all images to set aside if the dataset has no
-    such split. split_seed: seed of that choice, independent of the training seed. stratify: split images with and
-    without foreground separately, so that each split has some. folds, fold: test on one (from 0) of `folds` parts of
-    all images, divided by group, with equal numbers of images with foreground; 1 keeps the dataset's splits.
-    split_file: a fixed split (JSON, or train.txt, val.txt and test.txt), which takes precedence over all of these.
-    on_bad_item: `raise` stops at an image that cannot be read; `skip` leaves it out and counts it.
-    cache_dir: folder for decoded images, None for no cache. cache_gb: size limit of that folder in GB.
+    Args:
+        size: side in pixels of the square that the model sees.
+        fit: `resize` stretches the image to the square, `pad` keeps its aspect ratio and pads with black, `patch` keeps
+            its pixels: training draws random squares of `size`, validation uses tiles of `size`, and the test uses the
+            whole image.
+        reduce: integer factor by which the image is shrunk before everything else.
+        positive_fraction: fraction of the patches of an image with foreground that are drawn around a foreground pixel;
+            the others are drawn anywhere.
+        patches_per_image: number of patches drawn from each image per epoch.
+        channels: 3 (RGB; gray is repeated), 1 (gray), or the number of bands of the files.
+        bits: 8 or 16 per channel; 8 keeps 256 steps of the range.
+        range: the values of black and white: `[low, high]`; `full`, the limits of the file's type (0 and 1 for floats);
+            `auto`, which is `full` for 8 bits, and for more from 0 (or the minimum, if negative) to the maximum of the
+            training images, rounded up to powers of two. All images share one range.
+        coverage: fraction of a resized pixel that must be foreground for it to count as such; low values keep thin
+            objects.
+        soft: use that fraction itself as the target (float32) instead of thresholding it at `coverage`.
+        mean, std: normalization per channel (or one for all) in units of the full range 0..1, applied on the device;
+            `auto` computes them from the valid training pixels, per channel.
+        val_fraction: fraction of the training images to set aside if the dataset has no validation split.
+        test_fraction: fraction of all images to set aside if the dataset has no test split.
+        split_seed: seed of that choice, independent of the training seed.
+        stratify: split images with and without foreground separately, so that each split has some.
+        folds, fold: test on one (from 0) of `folds` parts of all images, divided by group, with equal numbers of images
+            with foreground; 1 keeps the dataset's splits.
+        split_file: a fixed split (JSON, or train.txt, val.txt and test.txt), which takes precedence over all of these.
+        on_bad_item: `raise` stops at an image that cannot be read; `skip` leaves it out and counts it.
+        cache_dir: folder for decoded images, None for no cache.
+        cache_gb: size limit of that folder in GB.
     """
 
     size: int = 256

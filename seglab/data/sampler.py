@@ -12,13 +12,17 @@ from torch.utils.data import Sampler
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """A sampler of batches of (epoch, index) pairs, so that a sample knows its epoch in any worker process.
 
-    The order is shuffled each epoch for training, and fixed for evaluation. With several processes, each takes every
-    k-th sample; those with fewer start over in training, while evaluation repeats no image. All have the same number of
-    batches, even if one has a sample more: a process that finished early would leave the others waiting in the next
-    collective operation. In training, a last batch of one joins the one before it, since batch norm cannot learn from a
-    single value per channel. In evaluation, a batch may exceed `batch_size` by one so that no process has an empty one.
+    The order is shuffled each epoch for training, and fixed for evaluation.
 
-    processes: number of processes; torch.distributed only knows it once they have started.
+    With several processes, each takes every k-th sample; those with fewer start over in training, while evaluation
+    repeats no image. All have the same number of batches, even if one has a sample more: a process that finished early
+    would leave the others waiting in the next collective operation.
+
+    In training, a last batch of one joins the one before it, since batch norm cannot learn from a single value per
+    channel. In evaluation, a batch may exceed `batch_size` by one so that no process has an empty one.
+
+    Args:
+        processes: number of processes; torch.distributed only knows it once they have started.
     """
 
     def __init__(self, length: int, seed: int, shuffle: bool, batch_size: int, processes: int = 1) -> None:

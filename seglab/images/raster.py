@@ -13,9 +13,12 @@ MAX_PIXELS = 2**30  # also OpenCV's own limit
 class Raster(NamedTuple):
     """One page of a file as stored, but upright.
 
-    pixels: (h, w), or (h, w, bands) with red first; with a `palette` (k, 3) uint8, its indices (h, w).
-    alpha: (h, w), None if there is none or it is opaque everywhere. lossy: compressed with loss. turned: the file
-    stores the image rotated or mirrored. no_data: the value of pixels without data, which may be NaN.
+    Args:
+        pixels: (h, w), or (h, w, bands) with red first; with a `palette` (k, 3) uint8, its indices (h, w).
+        alpha: (h, w), None if there is none or it is opaque everywhere.
+        lossy: whether the file was compressed with loss.
+        turned: whether the file stores the image rotated or mirrored.
+        no_data: the value of pixels without data, which may be NaN.
     """
 
     pixels: np.ndarray

@@ -145,11 +145,13 @@ class PredictionWriter:
     """A writer of a folder of predictions, which knows the images that are already predicted.
 
     An image's row in images.csv is written last; an image without a row is predicted again. A folder with other
-    settings is refused. Files are `masks/NAME.png`, `probabilities/NAME.png` and `overlays/NAME.png`. With several
-    classes, probabilities are `probabilities/CLASS/NAME.png`. Masks then are `masks/CLASS/NAME.png` or, if classes are
-    mutually exclusive, one mask of class numbers with a palette. Masks and probabilities of a GeoTIFF are `.tif` with
-    its georeference. The masks of the slices of a NIfTI volume are also written as a volume. Pixels without data are 0,
-    or 255 in a mask of class numbers, which GDAL's no-data tag of a `.tif` declares.
+    settings is rejected.
+
+    The files of an image are `masks/NAME.png`, `probabilities/NAME.png` and `overlays/NAME.png`. With several classes,
+    probabilities are `probabilities/CLASS/NAME.png`, and masks are `masks/CLASS/NAME.png` or, if classes are mutually
+    exclusive, one mask of class numbers with a palette. Masks and probabilities of a GeoTIFF are `.tif` with its
+    georeference. The masks of the slices of a NIfTI volume are also written as a volume. Pixels without data are 0, or
+    255 in a mask of class numbers, which GDAL's no-data tag of a `.tif` declares.
 
     Args:
         names: the file of each image by its name, as returned by `find_images`.

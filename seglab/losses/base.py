@@ -34,11 +34,16 @@ MEAN_OVER_CLASSES = "Each class against the rest, then the mean over the scored 
 class Card:
     """The description of a loss in the documentation and the report.
 
-    `formula` is LaTeX in p = sigmoid(z), q = sigmoid(-z), the target t and the number of pixels N. `empty` says what
-    the loss does on a mask without foreground, `differs` how losses of the same name in smp, MONAI and kornia differ,
-    `many` how several classes are combined. `tasks` are the supported tasks. `soft` says whether targets strictly
-    between 0 and 1 are supported, `proper` whether the minimum is then at p = t, `zero` whether a perfect prediction
-    costs 0, `signed` whether the loss may be negative.
+    Args:
+        formula: LaTeX in p = sigmoid(z), q = sigmoid(-z), the target t and the number of pixels N.
+        empty: what the loss does on a mask without foreground.
+        differs: how losses of the same name in smp, MONAI and kornia differ.
+        many: how several classes are combined.
+        tasks: the supported tasks.
+        soft: whether targets strictly between 0 and 1 are supported.
+        proper: whether the minimum is then at p = t.
+        zero: whether a perfect prediction costs 0.
+        signed: whether the loss may be negative.
     """
 
     title: str = ""
@@ -100,15 +105,20 @@ def square(rows: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss(ABC):
-    """A loss to minimize; calling it with logits and a target returns one value per image.
+    """A loss to minimize; calling it with logits and a target returns one value per image (b,).
 
-    Logits are (b, k, *spatial). The target holds shares (b, k, *spatial) in [0, 1], or class ids (b, 1, *spatial) for
-    task="multiclass"; bool and integer targets are hard, float targets are soft. `valid` (b, 1, *spatial) bool excludes
-    pixels, whatever their logits and target: value and gradient are those of the image without them, and an image
-    without valid pixels costs 0. `maps` (b, k, *spatial) are the maps named in `needs`. Computes in float32 (float64
-    for float64 logits) even under autocast, and returns (b,). Raises ContractError if shapes do not match; on a CPU
-    also for integers out of range and unsupported soft labels, and it runs `check` if the loss is not finite, or is
-    negative but not `signed`. On a GPU reading values would synchronize: call `check`, which also checks float shares.
+    It computes in float32 (float64 for float64 logits), even under autocast. It raises ContractError if shapes do not
+    match; on a CPU also for integers out of range and unsupported soft labels, and it runs `check` if the loss is not
+    finite, or is negative but not `signed`. On a GPU, reading values would synchronize: call `check` there, which also
+    checks float shares.
+
+    Args:
+        logits: (b, k, *spatial).
+        target: shares (b, k, *spatial) in [0, 1], or class ids (b, 1, *spatial) for task="multiclass"; bool and integer
+            targets are hard, float targets are soft.
+        valid: (b, 1, *spatial) bool excludes pixels, whatever their logits and target: value and gradient are those of
+            the image without them, and an image without valid pixels costs 0.
+        maps: (b, k, *spatial), the maps named in `needs`.
     """
 
     task: Kind = one_of(*KINDS)

@@ -20,12 +20,16 @@ from seglab.losses.pixels import Pixels
 class External(Loss):
     """Any callable of prediction and target (smp, MONAI, kornia, your own), in float32; you can fill in its card.
 
-    `takes` says whether it expects "logits" or "probabilities", `labels` which target it expects in a multiclass task:
-    "shares" (b, k, *spatial), as MONAI and torch's cross_entropy do, or "ids" (b, *spatial), as smp, kornia and torch
-    do. It is called once per image, or once per batch with `image_by_image=false`; it may then return values per image
-    (b, ...), which are averaged per image, or one value, which counts for every image. `title`, `paper` and `formula`
-    (LaTeX) go into the card; a null `title` names the callable and its package. Of an image with invalid pixels it gets
-    the valid ones: as a smaller image if they fill a rectangle (padding), else as one row (..., n, 1).
+    It is called once per image, or once per batch with `image_by_image=false`; it may then return values per image (b,
+    ...), which are averaged per image, or one value, which counts for every image. Of an image with invalid pixels it
+    gets the valid ones: as a smaller image if they fill a rectangle (padding), else as one row (..., n, 1).
+
+    Args:
+        takes: whether it expects "logits" or "probabilities".
+        labels: which target it expects in a multiclass task: "shares" (b, k, *spatial), as MONAI and torch's
+            cross_entropy do, or "ids" (b, *spatial), as smp, kornia and torch do.
+        title, paper, formula: text for the card (the formula in LaTeX); a null `title` names the callable and its
+            package.
     """
 
     function: Callable[[Tensor, Tensor], Tensor] = limited(MISSING, "to be callable", callable)

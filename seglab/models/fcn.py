@@ -18,12 +18,14 @@ class FCN(nn.Module):
     networks of Long, Shelhamer and Darrell, CVPR 2015. Takes (b, in_channels, h, w) with sides divisible by 32, returns
     logits (b, out_channels, h, w).
 
-    base: channels at full size, doubled by each of the first four poolings (32 gives 512). norm: batch, instance, group
-    or none. upsample: "mixed" is the published network: four times nearest-neighbor resizing and a 3x3 convolution,
-    then a transposed convolution of stride 2 and one of stride 1; "resize", "bilinear" and "transpose" use one kind for
-    all steps. Transposed convolutions can leave checkerboard artifacts (Odena et al., Distill 2016). skips: add the
-    features of the contracting path, reduced by 1x1 convolutions, to those of the same size. prior: the foreground
-    probability of the untrained network; None leaves it to chance, near 0.5.
+    Args:
+        base: channels at full size, doubled by each of the first four poolings (32 gives 512).
+        norm: batch, instance, group or none.
+        upsample: "mixed" is the published network: four times nearest-neighbor resizing and a 3x3 convolution, then a
+            transposed convolution of stride 2 and one of stride 1; "resize", "bilinear" and "transpose" use one kind
+            for all steps. Transposed convolutions can leave checkerboard artifacts (Odena et al., Distill 2016).
+        skips: add the features of the contracting path, reduced by 1x1 convolutions, to those of the same size.
+        prior: the foreground probability of the untrained network; None leaves it to chance, near 0.5.
     """
 
     def __init__(

@@ -21,12 +21,16 @@ FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 class Smp(nn.Module):
     """A network of segmentation-models-pytorch (Iakubovskii 2019), given the names of its architecture and encoder.
 
-    Takes (b, in_channels, h, w), returns logits (b, out_channels, h, w). `encoder_weights` is None, the name of weights
-    that the library downloads ("imagenet"), or a local file (.pt, .pth, .bin, .ckpt, .safetensors) with the encoder,
-    alone or inside a whole model; weights for color images are adapted to any number of channels. `options` is passed
-    to the library unchanged, e.g. {decoder_attention_type: scse}. prior: the foreground probability of the untrained
-    network; None leaves it unchanged. deep_supervision: in training, return the logits of all scales of the decoder
-    except the coarsest, the finest first; for arch unet and manet.
+    Takes (b, in_channels, h, w), returns logits (b, out_channels, h, w).
+
+    Args:
+        encoder_weights: None, the name of weights that the library downloads ("imagenet"), or a local file (.pt, .pth,
+            .bin, .ckpt, .safetensors) with the encoder, alone or inside a whole model; weights for color images are
+            adapted to any number of channels.
+        options: passed to the library unchanged, e.g. {decoder_attention_type: scse}.
+        prior: the foreground probability of the untrained network; None leaves it unchanged.
+        deep_supervision: in training, return the logits of all scales of the decoder except the coarsest, the finest
+            first; for arch unet and manet.
     """
 
     def __init__(

@@ -19,14 +19,17 @@ class UNet(nn.Module):
     network of the paper, without dropout, is `base=64 norm=none padding=valid upsample=transpose`. Takes (b,
     in_channels, h, w), returns logits (b, out_channels, h, w).
 
-    base: channels of the first level, doubled at each of the `depth` levels below it. norm: batch, instance, group or
-    none after each 3x3 convolution. padding: "same" pads each convolution with zeros and needs sizes divisible by
-    2^depth; "valid" does not pad convolutions, so that every output pixel sees only real pixels: the image is mirrored
-    once at its border (572 in, 388 out in the paper), and any size above the mirrored context works. upsample: "resize"
-    (nearest) or "bilinear" after a 1x1 convolution, or "transpose", the 2x2 up-convolution of the paper, which leaves
-    stripes early on. prior: the foreground probability of the untrained network; None leaves it to chance, near 0.5.
-    deep_supervision: in training, return the logits of all scales, the finest first, down to 2^(depth - 2) times
-    smaller; the coarsest scale of the decoder is left out, as in nnU-Net, where its weight is 0.
+    Args:
+        base: channels of the first level, doubled at each of the `depth` levels below it.
+        norm: batch, instance, group or none, after each 3x3 convolution.
+        padding: "same" pads each convolution with zeros and needs sizes divisible by 2^depth; "valid" does not pad
+            convolutions, so that every output pixel sees only real pixels: the image is mirrored once at its border
+            (572 in, 388 out in the paper), and any size above the mirrored context works.
+        upsample: "resize" (nearest) or "bilinear" after a 1x1 convolution, or "transpose", the 2x2 up-convolution of
+            the paper, which leaves stripes early on.
+        prior: the foreground probability of the untrained network; None leaves it to chance, near 0.5.
+        deep_supervision: in training, return the logits of all scales, the finest first, down to 2^(depth - 2) times
+            smaller; the coarsest scale of the decoder is left out, as in nnU-Net, where its weight is 0.
     """
 
     def __init__(

@@ -26,10 +26,12 @@ from seglab.reporting.run_labels import benchmark_titles, fold, label
 class Sweep:
     """The runs of one or more sweeps; runs on different data belong to different benchmarks and are never compared.
 
-    `runs` has one row per run folder: folder, name, status, used, problem, benchmark, label, dataset, model, seed,
-    fold (-1 without folds), the digest of per_image.csv, metrics such as `test/iou`, and the facts of run.json
-    (config, choices, data, card, git, versions, host, ...). `images` has the rows of per_image.csv of every used run,
-    with its run (a row number), benchmark, label, seed and fold.
+    Args:
+        runs: one row per run folder: folder, name, status, used, problem, benchmark, label, dataset, model, seed, fold
+            (-1 without folds), the digest of per_image.csv, metrics such as `test/iou`, and the facts of run.json
+            (config, choices, data, card, git, versions, host, ...).
+        images: the rows of per_image.csv of every used run, with its run (a row number), benchmark, label, seed and
+            fold.
     """
 
     runs: pd.DataFrame

@@ -36,9 +36,12 @@ EXPECTED = ("iou", "dice")  # the scores for which masks of best expected score 
 class Decisions(NamedTuple):
     """The histogram over all test pixels (2, 256) of one run, its scores, and the scores of each image under each rule.
 
-    With several classes, histograms are summed and scores averaged. `images` has one row per id and columns
-    (rule, score) for iou, dice, precision and recall. Multiclass masks are of the most probable class, the only rule.
-    `confusion` (k, k) has the true classes in rows.
+    With several classes, histograms are summed and scores averaged. Multiclass masks are of the most probable class,
+    the only rule.
+
+    Args:
+        images: one row per id, with columns (rule, score) for iou, dice, precision and recall.
+        confusion: (k, k) with the true classes in rows.
     """
 
     table: NDArray

@@ -29,12 +29,15 @@ Kind = Literal["better", "equivalent", "not best", "unknown", "none"]
 class Verdict:
     """The verdict on one pair: by how much `first` is better than `second` in this metric.
 
-    `gap` is the observed lead of first, also for metrics where lower is better. `low` and `high` bound the interval
-    that holds simultaneously with those of all other verdicts. If `best`, the question is best, `first` is the leader
-    (see `_leader`), and the interval is that of how far `second` is behind the best loss, whichever that is. `chances`
-    are the probabilities, for this pair alone, that first is better by more than `delta`, that both are equivalent, and
-    that second is better by more than `delta`. `level` is the error of this comparison at the next look. `few` names
-    the two losses that widen the interval because they share fewer replicates than others; otherwise it is "".
+    Args:
+        gap: the observed lead of first, also for metrics where lower is better.
+        low, high: bounds of the interval that holds simultaneously with those of all other verdicts.
+        chances: the probabilities, for this pair alone, that first is better by more than `delta`, that both are
+            equivalent, and that second is better by more than `delta`.
+        level: the error of this comparison at the next look.
+        best: whether the question is best; `first` is then the leader (see `_leader`), and the interval is that of how
+            far `second` is behind the best loss, whichever that is.
+        few: names the two losses that widen the interval because they share fewer replicates than others; otherwise "".
     """
 
     pair: Comparison

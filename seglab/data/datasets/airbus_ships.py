@@ -30,8 +30,11 @@ class AirbusShips(Dataset):
     If the images were shrunk, the ships are shrunk too. File names may have any suffix. In the test, each ship is an
     object, even if it touches another.
 
-    images: image folder in `root`. table: CSV file with ImageId and EncodedPixels. empty_fraction: fraction of images
-    without ships in the dataset; all of them are kept if there are fewer, or if None.
+    Args:
+        images: image folder in `root`.
+        table: CSV file with ImageId and EncodedPixels.
+        empty_fraction: fraction of images without ships in the dataset; all of them are kept if there are fewer, or if
+            None.
     """
 
     root: str

@@ -37,12 +37,17 @@ COLUMNS = ("patient_id", "breast_density", SIDE, VIEW, "abnormality id", "pathol
 class CbisDdsm(Dataset):
     """CBIS-DDSM: the case description tables joined with the images; one item per film, with all its lesions.
 
-    Films are DICOM in the layout of the NBIA download or the classic one, or PNG and JPEG that keep the folder names.
-    A film in the tables of both masses and calcifications is one item, in the test set if either table says so.
-    target: `lesion`, or `mass_calc`: masses and calcifications as two classes, which may overlap.
-    abnormality: `mass`, `calc` or `both`. view (CC, MLO), side (LEFT, RIGHT), pathology (MALIGNANT, or BENIGN, which
-    includes BENIGN_WITHOUT_CALLBACK), density (a list of 1 to 4): lesions to keep; None keeps all. window: `full`,
-    `percentile` or `header`, used in place of a range. crop: crop the film to the breast.
+    Films are DICOM in the layout of the NBIA download or the classic one, or PNG and JPEG that keep the folder names. A
+    film in the tables of both masses and calcifications is one item, in the test set if either table says so.
+
+    Args:
+        target: `lesion`, or `mass_calc`: masses and calcifications as two classes, which may overlap.
+        abnormality: `mass`, `calc` or `both`.
+        view, side: lesions to keep, by CC or MLO and by LEFT or RIGHT; None keeps all.
+        pathology: MALIGNANT, or BENIGN, which includes BENIGN_WITHOUT_CALLBACK; None keeps all.
+        density: a list of 1 to 4; None keeps all.
+        window: `full`, `percentile` or `header`, used in place of a range.
+        crop: crop the film to the breast.
     """
 
     root: str

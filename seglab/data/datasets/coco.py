@@ -26,9 +26,11 @@ Shape = tuple[int, bool, Any]  # an object: index of its class, whether it is a 
 class Coco(Dataset):
     """Objects of a COCO file, as polygons or run lengths; they may overlap, and crowd regions are ignored.
 
-    annotations: the file in `root`, or one per split: `{train: a.json, val: b.json, test: c.json}`. images: the folder
-    in `root` to which the image names in the file are relative. classes: names of categories, one class each, which may
-    overlap; other categories are background. None: all categories form one foreground.
+    Args:
+        annotations: the file in `root`, or one per split: `{train: a.json, val: b.json, test: c.json}`.
+        images: the folder in `root` to which the image names in the file are relative.
+        classes: names of categories, one class each, which may overlap; other categories are background. None: all
+            categories form one foreground.
     """
 
     root: str

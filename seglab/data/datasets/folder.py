@@ -40,17 +40,25 @@ Files = dict[str, list[Named]]  # files by the core of their names, which images
 class Folder(Dataset):
     """Folders of images and masks, matched by their names without suffix; subfolders are part of the name.
 
-    table: a CSV file in `root`, in place of folders, with the columns image and mask (paths below `root`) and,
-    optionally, split and group. images, masks, and for separate splits val_images, val_masks, test_images, test_masks:
-    folders in `root`; an empty val_images draws validation images even if there is a folder of them.
-    image_prefix, image_suffix, mask_prefix, mask_suffix: what the names add to their common core; a suffix may be a
-    list, and the masks of one image are then united. classes: the values or colors of each class by name, background
-    first, `{background: 0, gland: [192, 200]}`; every pixel must have one. Alternatively, `masks` gives a folder for
-    each class by name, and classes may overlap. ignore: values or colors of pixels that do not count. mask_value: the
-    value or color ("#rrggbb") of foreground pixels, or a list; None: pixels above `threshold` are foreground.
-    missing_mask: `error`, or `empty`: an image without a mask has no foreground. page: page (from 0) to read of files
-    with several. bands: bands to read (from 1). group_pattern: regular expression whose first group (or, without
-    parentheses, whose whole match) in an image's name is its patient.
+    Args:
+        table: a CSV file in `root`, in place of folders, with the columns image and mask (paths below `root`) and,
+            optionally, split and group.
+        images, masks: folders in `root`. `masks` may instead give a folder for each class by name; classes may then
+            overlap.
+        val_images, val_masks, test_images, test_masks: folders of separate splits; an empty val_images draws validation
+            images even if there is a folder of them.
+        image_prefix, image_suffix, mask_prefix, mask_suffix: what the names add to their common core; a suffix may be a
+            list, and the masks of one image are then united.
+        mask_value: the value or color ("#rrggbb") of foreground pixels, or a list; None: pixels above `threshold` are
+            foreground.
+        classes: the values or colors of each class by name, background first, `{background: 0, gland: [192, 200]}`;
+            every pixel must have one.
+        ignore: values or colors of pixels that do not count.
+        missing_mask: `error`, or `empty`: an image without a mask has no foreground.
+        page: page (from 0) to read of files with several.
+        bands: bands to read (from 1).
+        group_pattern: regular expression whose first group (or, without parentheses, whose whole match) in an image's
+            name is its patient.
     """
 
     root: str

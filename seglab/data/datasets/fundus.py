@@ -28,10 +28,12 @@ LAYOUTS = "Training and Test (Drishti-GS), partitioned_* (RIM-ONE DL), or tr_ima
 class Fundus(Dataset):
     """Drishti-GS, RIM-ONE DL or the 159-image study, each with its own test images.
 
-    target: `disc`, `cup`, `disc_cup` (both, overlapping) or `rim_cup` (mutually exclusive). agreement: fraction of the
-    experts who must call a pixel foreground (Drishti-GS has four; if `soft`, the target is the fraction of experts).
-    partition: which division of RIM-ONE DL to use, `randomly` or `by_hospital`. threshold: masks of the study are
-    foreground above it (they are not binary).
+    Args:
+        target: `disc`, `cup`, `disc_cup` (both, overlapping) or `rim_cup` (mutually exclusive).
+        agreement: fraction of the experts who must call a pixel foreground (Drishti-GS has four; if `soft`, the target
+            is the fraction of experts).
+        partition: which division of RIM-ONE DL to use, `randomly` or `by_hospital`.
+        threshold: masks of the study, which are not binary, are foreground above it.
     """
 
     root: str

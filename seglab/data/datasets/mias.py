@@ -23,9 +23,13 @@ Circle = tuple[int, ...]  # center x, y and radius in pixels; y is counted from 
 class Mias(Dataset):
     """Films of 1024x1024 pixels with lesions as filled circles; films with a lesion of unknown position are left out.
 
-    If the films were shrunk, the circles are shrunk too. images: folder of the films in `root`, PGM or other formats.
-    table: the list of lesions. external: all films are the test set of a model trained on other data. The two films of
-    a patient (mdb001 and mdb002, and so on) are one group.
+    If the films were shrunk, the circles are shrunk too. The two films of a patient (mdb001 and mdb002, and so on) are
+    one group.
+
+    Args:
+        images: folder of the films in `root`, PGM or other formats.
+        table: the list of lesions.
+        external: all films are the test set of a model trained on other data.
     """
 
     root: str

@@ -18,10 +18,14 @@ from seglab.images.resize import to_mask
 class Synthetic(Dataset):
     """Painted scenes with exact masks; image k of a split is the same for any number of images.
 
-    train, val, test: number of images. image_seed: seed of all images. foreground: mean foreground fraction of the
-    images that have any; None: the scene's own range. empty: fraction of images without foreground; None: the scene's
-    own. contrast, noise: factors on the scene's own. label_noise: fraction of a training mask's objects with simulated
-    annotation errors: missing, flipped to the other side of the image, grown, or shrunk.
+    Args:
+        train, val, test: number of images.
+        image_seed: seed of all images.
+        foreground: mean foreground fraction of the images that have any; None: the scene's own range.
+        empty: fraction of images without foreground; None: the scene's own.
+        contrast, noise: factors on the scene's own.
+        label_noise: fraction of a training mask's objects with simulated annotation errors: missing, flipped to the
+            other side of the image, grown, or shrunk.
     """
 
     scene: str = "disc"
