@@ -106,7 +106,7 @@ class FairSearch(Sweeper):
         with open_dict(cfg):
             cfg.pop("hydra")
         cfg.folder = ""  # set by Hydra when it runs
-        options = {name: option for name, option in space.items() if _has(cfg, name)}
+        options = {name: option for name, option in space.items() if _has_option(cfg, name)}
         for share in (0.0, 1 - 1e-9):  # both ends of each range; 1 would be past the end of a list
             ends = cfg.copy()
             for name, option in options.items():
@@ -208,7 +208,7 @@ class FairSearch(Sweeper):
         write_json(Path(self.cfg.hydra.sweep.dir) / "search.json", facts)
 
 
-def _has(cfg: DictConfig, name: str) -> bool:
+def _has_option(cfg: DictConfig, name: str) -> bool:
     """Whether a configuration has an option with this dotted name."""
     parent, _, leaf = name.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg

@@ -211,7 +211,7 @@ def run_name(root: DictConfig) -> str:
     """Return a run's name, `focal_gamma-3_unet_fundus_s1-3fa9c2`: choices, changed loss values, seed, fold, digest."""
     choices = root.hydra.runtime.choices
     values = experiment(root)
-    file = _file("loss", choices.loss, root.hydra.runtime.config_sources)
+    file = _file_of_choice("loss", choices.loss, root.hydra.runtime.config_sources)
     default: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
     scalars = {key: value for key, value in values["loss"].items() if not isinstance(value, dict | list)}
     changed = [f"{key}-{value}" for key, value in scalars.items() if default.get(key) != value]
@@ -222,7 +222,7 @@ def run_name(root: DictConfig) -> str:
     return f"{safe[:80]}-{_digest(values)}"  # file systems allow 255 bytes
 
 
-def _file(group: str, name: str, sources: Any) -> Path | None:
+def _file_of_choice(group: str, name: str, sources: Any) -> Path | None:
     """Return the yaml file of a choice, in our configuration or the user's (`--config-dir`); None if there is none."""
     files = (Path(source.path, group, f"{name}.yaml") for source in sources if source.schema == "file")
     return next(filter(Path.exists, files), None)
@@ -257,7 +257,7 @@ def build_choices(group: str, words: Any) -> dict[str, Any]:
 
 def inner(group: str, name: str) -> DictConfig:
     """Return the yaml of a choice for use inside another: `'loss.second=${inner:loss,dice}'`."""
-    file = _file(group, name, hydra_facts().runtime.config_sources) or CONF / group / f"{name}.yaml"
+    file = _file_of_choice(group, name, hydra_facts().runtime.config_sources) or CONF / group / f"{name}.yaml"
     names = [choice.stem for choice in file.parent.glob("*.yaml")]
     require(file.exists(), group, nearest(name, names, "a choice"), name)
     node = OmegaConf.load(file)

@@ -18,11 +18,11 @@ Work = Callable[..., tuple[Tensor, ...]]
 MOST = 8  # largest number of graphs per run; inputs of further shapes are computed kernel by kernel
 
 
-def refuse_to_wait(yes: bool) -> None:
+def forbid_waiting(forbidden: bool) -> None:
     """Make every operation that synchronizes with the GPU, such as `item`, raise a RuntimeError; or allow it again."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls this mode a prototype
-        torch.cuda.set_sync_debug_mode("error" if yes else "default")
+        torch.cuda.set_sync_debug_mode("error" if forbidden else "default")
 
 
 class CudaGraph:
@@ -42,18 +42,18 @@ class CudaGraph:
         side.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(side):
-                for refuses in (False, True):  # libraries may synchronize when first called
-                    refuse_to_wait(refuses)
+                for forbidden in (False, True):  # libraries may synchronize when first called
+                    forbid_waiting(forbidden)
                     model.zero_grad()
                     work(*self.inputs)
-            refuse_to_wait(False)
+            forbid_waiting(False)
             torch.cuda.current_stream().wait_stream(side)
             model.zero_grad()  # so that the recorded pass allocates gradients in the memory of the graph
             with torch.cuda.graph(self.graph, pool=pool):
                 self.outputs = work(*self.inputs)
             self.gradients = [weight.grad for weight in self.parameters]
         finally:
-            refuse_to_wait(False)  # again, in case a warm-up pass failed
+            forbid_waiting(False)  # again, in case a warm-up pass failed
             torch.cuda.current_stream().wait_stream(side)
             with torch.no_grad():
                 for buffer, saved in zip(model.buffers(), buffers, strict=True):

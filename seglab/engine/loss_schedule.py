@@ -62,7 +62,7 @@ def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
         if fault := next(faults({who: {"_target_": f"{__name__}.Ramp", **spec}}), None):
             raise ContractError(fault)
         ramp = Ramp(**spec)
-        value = _value(loss, path, who)
+        value = _parameter_value(loss, path, who)
         require(isinstance(value, float | int | None), who, "a parameter that is a number", type(value).__name__)
         start = value if ramp.start is None else ramp.start
         require(isinstance(start, int | float), who, "a number as start", start)
@@ -94,18 +94,18 @@ def _leaves(node: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:
             yield (*path, key), value
 
 
-def _value(loss: Loss, path: Path, who: str) -> Any:
+def _parameter_value(loss: Loss, path: Path, who: str) -> Any:
     """Return the value of a parameter; raise ContractError unless the parameter takes real numbers."""
     node: Any = loss
     for name in path:
-        parts = _parts(node)
+        parts = _schedulable_parts(node)
         require(bool(parts), who, "a loss with a parameter that is a real number", type(node).__name__)
         require(name in parts, who, f"one of {', '.join(parts)}", name)
         node = parts[name]
     return node
 
 
-def _parts(node: Any) -> dict[str, Any]:
+def _schedulable_parts(node: Any) -> dict[str, Any]:
     """Return what a schedule may name in a loss: parameters that take real numbers, and inner losses or terms."""
     if isinstance(node, Mapping):
         return dict(node)

@@ -183,13 +183,13 @@ class SegModule(LightningModule):
         keys, is_dict = {*KEYS, *self.loss.needs}, isinstance(batch, dict)
         got = ", ".join(map(str, batch)) if is_dict else type(batch).__name__
         require(is_dict and keys <= batch.keys(), "SegModule", f"batches with {', '.join(sorted(keys))}", got)
-        losses, logits, measured = self._repeat(batch, meter) or (*self.step(batch), None)
+        losses, logits, measured = self._replay(batch, meter) or (*self.step(batch), None)
         self.check_finite(losses, batch["id"])
         image = batch["index"] if tiled else None  # a training patch counts as one image
         meter.update(losses, logits, batch["target"], image=image, valid=batch.get("valid"), measured=measured)
         return losses, logits
 
-    def _repeat(self, batch: Batch, meter: Meter) -> tuple[Tensor, ...] | None:
+    def _replay(self, batch: Batch, meter: Meter) -> tuple[Tensor, ...] | None:
         """Replay the step's CUDA graph; return losses, logits and the meter's measurements, or None without a graph."""
         if self.graphs is None:
             return None

@@ -70,14 +70,14 @@ class External(Loss):
         size = 1 if self.image_by_image else len(target)
         parts = zip(prediction.split(size), target.split(size), strict=True)
         if x.valid is None:
-            return torch.cat([self._numbers(*part) for part in parts])
+            return torch.cat([self._one_per_image(*part) for part in parts])
         require(self.image_by_image, self.name, "image_by_image=true if pixels are excluded by `valid`", "false")
         valid = x.spatial(x.valid)[:, 0]
         images = [[counted(v, where) for v in part] for part, where in zip(parts, valid, strict=True)]
         # 0, with a gradient, if there are no valid pixels: many functions return NaN for empty tensors
-        return torch.cat([self._numbers(z, t) if t.numel() else 0 * z.sum().view(1) for z, t in images])
+        return torch.cat([self._one_per_image(z, t) if t.numel() else 0 * z.sum().view(1) for z, t in images])
 
-    def _numbers(self, prediction: Tensor, target: Tensor) -> PerImage:
+    def _one_per_image(self, prediction: Tensor, target: Tensor) -> PerImage:
         """Call the function and return (b,), from values per image or a single value."""
         loss = self.function(prediction, target)
         require(isinstance(loss, Tensor), self.name, "its function to return a tensor", type(loss).__name__)

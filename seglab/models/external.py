@@ -29,15 +29,15 @@ class External(nn.Module):
             except (KeyError, IndexError, TypeError):
                 expected = f"its module to return an output with the key or index {self.output!r}"
                 remedy = "set model.output to another key or index, or to null"
-                require(False, "model: output", expected, _contents(logits), remedy)
+                require(False, "model: output", expected, _describe_output(logits), remedy)
         remedy = "select the logits with model.output=KEY" if isinstance(logits, dict | tuple | list) else ""
-        require(isinstance(logits, Tensor), "model: module", "a tensor of logits", _contents(logits), remedy)
+        require(isinstance(logits, Tensor), "model: module", "a tensor of logits", _describe_output(logits), remedy)
         require(logits.ndim == 4, "model: module", "logits (b, classes, h, w)", tuple(logits.shape))
         if logits.shape[2:] != image.shape[2:]:
             logits = interpolate(logits, image.shape[2:], mode="bilinear")
         return logits
 
 
-def _contents(output: Any) -> str:
+def _describe_output(output: Any) -> str:
     """Return the keys of a dictionary, or the type of any other output."""
     return ", ".join(output) if isinstance(output, dict) else type(output).__name__

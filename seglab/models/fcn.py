@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seglab.contract import Image, Logits, require
-from seglab.models.parts import block, check_input, conv_norm_relu, initialise, norm_layer, resizing, set_prior
+from seglab.models.parts import block, check_input, conv_norm_relu, initialize, norm_layer, resizing, set_prior
 
 
 class FCN(nn.Module):
@@ -51,7 +51,7 @@ class FCN(nn.Module):
         self.bottlenecks = nn.ModuleList(nn.Conv2d(2 * w, w, 1) for w in reversed(widths[:-1])) if skips else None
         self.full = grow(base, base, norm, end)
         self.last = (nn.ConvTranspose2d if end == "transpose" else nn.Conv2d)(base, out_channels, 3, padding=1)
-        initialise(self.last)
+        initialize(self.last)
         set_prior(self.last, prior)
 
     def forward(self, image: Image) -> Logits:
@@ -76,5 +76,5 @@ def grow(inputs: int, outputs: int, norm: str, how: str) -> nn.Sequential:
     if how != "transpose":
         return nn.Sequential(resizing(how), conv_norm_relu(inputs, outputs, norm))
     conv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=norm == "none")
-    initialise(conv, gain=math.sqrt(2))
+    initialize(conv, gain=math.sqrt(2))
     return nn.Sequential(conv, norm_layer(norm, outputs), nn.ReLU(inplace=True))

@@ -37,7 +37,7 @@ def norm_layer(norm: str, width: int) -> nn.Module:
 def conv_norm_relu(inputs: int, outputs: int, norm: str, padding: int = 1, dilation: int = 1) -> nn.Sequential:
     """Build a 3x3 convolution, its norm and a ReLU, with the initial weights of He et al. (2015)."""
     conv = nn.Conv2d(inputs, outputs, 3, padding=padding, dilation=dilation, bias=norm == "none")
-    initialise(conv, gain=math.sqrt(2))  # a ReLU halves the mean square
+    initialize(conv, gain=math.sqrt(2))  # a ReLU halves the mean square
     return nn.Sequential(conv, norm_layer(norm, outputs), nn.ReLU(inplace=True))
 
 
@@ -61,7 +61,7 @@ def resizing(how: str) -> nn.Module:
     return Nearest() if how == "resize" else nn.Upsample(scale_factor=2, mode=how)
 
 
-def initialise(conv: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> None:
+def initialize(conv: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> None:
     """Draw normal weights that multiply the variance of a signal by gain^2, counting the taps per output pixel."""
     taps: float = math.prod(conv.kernel_size)
     if isinstance(conv, nn.ConvTranspose2d):
@@ -88,7 +88,7 @@ def scale_heads(widths: Sequence[int], out_channels: int, prior: float | None) -
     """Build the last layers of coarser scales, whose maps have `widths` channels, the finest first."""
     heads = [nn.Conv2d(width, out_channels, 1) for width in widths]
     for head in heads:
-        initialise(head)
+        initialize(head)
         set_prior(head, prior)
     return nn.ModuleList(heads)
 

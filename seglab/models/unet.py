@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seglab.contract import Image, Logits, require
-from seglab.models.parts import block, check_input, coarse_logits, initialise, resizing, scale_heads, set_prior
+from seglab.models.parts import block, check_input, coarse_logits, initialize, resizing, scale_heads, set_prior
 
 
 class UNet(nn.Module):
@@ -55,7 +55,7 @@ class UNet(nn.Module):
         self.grow = nn.ModuleList(doubling(2 * width, width, upsample) for width in reversed(widths[:-1]))
         self.up = nn.ModuleList(block(2 * width, width, norm, pad) for width in reversed(widths[:-1]))
         self.last = nn.Conv2d(base, out_channels, 1)
-        initialise(self.last)
+        initialize(self.last)
         set_prior(self.last, prior)
         fits = not deep_supervision or (depth > 2 and padding == "same")
         got = f"depth={depth} and padding={padding}"
@@ -110,7 +110,7 @@ def doubling(inputs: int, outputs: int, upsample: str) -> nn.Module:
     Resizing comes after the 1x1 convolution: the two commute, and this order costs a quarter.
     """
     conv = nn.ConvTranspose2d(inputs, outputs, 2, 2) if upsample == "transpose" else nn.Conv2d(inputs, outputs, 1)
-    initialise(conv)
+    initialize(conv)
     return conv if upsample == "transpose" else nn.Sequential(conv, resizing(upsample))
 
 

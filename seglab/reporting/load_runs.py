@@ -77,10 +77,10 @@ def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep
     folders = sorted({folder for root in roots for folder in _run_folders(Path(root))})
     places = ", ".join(map(str, roots))
     require(bool(folders), "report", f"folders with a run.json below {places}", "none", "give the folder of a sweep")
-    runs = pd.DataFrame([_read(folder, class_name) for folder in folders])
+    runs = pd.DataFrame([_read_run(folder, class_name) for folder in folders])
     names = dict.fromkeys(name for task in runs["task"] for name in task.classes)
     require(class_name in {None, *names}, "report", f"class as one of {', '.join(names)}", class_name)
-    images = _images(runs, class_name)
+    images = _read_images(runs, class_name)
     runs["label"] = label(runs)
     _supersede(runs)
     images = images[runs["used"].to_numpy()[images["run"]]].reset_index(drop=True)
@@ -104,9 +104,9 @@ def _run_folders(root: Path) -> Iterator[Path]:
     yield from (Path(error.filename).resolve() for error in denied)  # reported, since they may contain a run
 
 
-def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
+def _read_run(folder: Path, class_name: str | None = None) -> dict[str, Any]:
     """Return the facts of one run; it is used if it finished, has the requested class, and its files are intact."""
-    facts, problem = _facts(folder)
+    facts, problem = _read_facts(folder)
     config, choices, data = (facts.get(key) or {} for key in ("config", "choices", "data"))
     task, classes = Task(), list[int]()
     try:
@@ -131,7 +131,7 @@ def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
     return row | metrics_of(as_numbers(facts.get("metrics") or {}), class_name)
 
 
-def _facts(folder: Path) -> tuple[dict[str, Any], str]:
+def _read_facts(folder: Path) -> tuple[dict[str, Any], str]:
     """Return the facts in run.json, and a sentence why the run cannot be used; an empty string if it can."""
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -158,7 +158,7 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)  # without a path, so that equal reasons are counted together
 
 
-def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
+def _read_images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
     """Return the per-image rows of the used runs; `runs` gets the file digests, and unreadable runs become unused."""
     tables: dict[Task, dict[int, pd.DataFrame]] = {}
     for row, folder, task in runs.loc[runs["used"], ["folder", "task"]].itertuples(name=None):

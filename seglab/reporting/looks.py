@@ -84,7 +84,7 @@ def _changed(known: Sequence[Entry], runs: Mapping[str, str]) -> str:
 
 def known_looks(roots: Iterable[Path], benchmark: str) -> list[dict[str, Any]]:
     """Return the looks at a benchmark that the folders record, without duplicates and in chronological order."""
-    looks = [look for root in roots for look in _read(root / FILE).get(benchmark, [])]
+    looks = [look for root in roots for look in _read_looks(root / FILE).get(benchmark, [])]
     return sorted({look["when"]: look for look in looks}.values(), key=lambda look: str(look["when"]))  # ISO timestamps
 
 
@@ -93,7 +93,7 @@ def remember(roots: Iterable[Path], benchmark: str, look: Look, said: str) -> No
     when = datetime.datetime.now(datetime.UTC).isoformat()
     entry = {"when": when, "error": look.error, "said": said, **look.entry}
     for root in roots:
-        recorded = _read(root / FILE)
+        recorded = _read_looks(root / FILE)
         previous = recorded.get(benchmark, [])
         if entry["runs"] in [earlier["runs"] for earlier in previous]:  # recorded by another report at the same time
             continue
@@ -103,7 +103,7 @@ def remember(roots: Iterable[Path], benchmark: str, look: Look, said: str) -> No
             log.warning("%s: this look cannot be recorded, so later looks will not count it (%s)", root, error.strerror)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_looks(file: Path) -> dict[str, Any]:
     recorded = read_json(file)  # read_json returns {} for a damaged file, which would forget the looks
     intact = isinstance(recorded, dict) and (bool(recorded) or not file.exists())
     remedy = "restore it, since the error rate is controlled over all looks"

@@ -82,7 +82,7 @@ def learning(histories: pd.DataFrame, labels: list[str]) -> Figure:
 @styled
 def seeds(data: Cube, metric: str) -> Figure:
     """Draw the mean of the metric of each seed, over its folds, as a dot, and the mean over runs as a bar, by loss."""
-    figure, axis = _rows(data.labels)
+    figure, axis = _figure_of_rows(data.labels)
     means = np.array([[finite_mean(run) for run in loss] for loss in data.values])
     for y, ((label, style), row) in enumerate(zip(line_styles(data.labels).items(), means, strict=True)):
         axis.plot(row, np.full(len(row), y), "o", color=style["color"], alpha=0.65, markeredgewidth=0, markersize=6)
@@ -91,7 +91,7 @@ def seeds(data: Cube, metric: str) -> Figure:
     return figure
 
 
-def _rows(names: list[str], right: list[str] | None = None) -> tuple[Figure, Axes]:
+def _figure_of_rows(names: list[str], right: list[str] | None = None) -> tuple[Figure, Axes]:
     """Return a figure whose rows, from the top down, have names on the left, with room for the texts `right`."""
     left_margin = 0.15 + LETTER * max(map(len, names))
     right_margin = 0.15 + LETTER * max(map(len, right or [""]))
@@ -110,7 +110,8 @@ def forest(verdicts: list[Verdict], metric: str) -> Figure:
     """Draw differences with simultaneous intervals: how far losses are behind the best, or the differences of pairs."""
     best, delta = verdicts[0].best, verdicts[0].delta
     names = [each.pair.second if best else f"{each.pair.first} ahead of {each.pair.second}" for each in verdicts]
-    figure, axis = _rows([verdicts[0].pair.first, *names] if best else names, [each.name for each in verdicts])
+    row_names = [verdicts[0].pair.first, *names] if best else names
+    figure, axis = _figure_of_rows(row_names, [each.name for each in verdicts])
     reach = 4 * (delta + max(abs(each.gap) for each in verdicts))  # two seeds may give a very wide interval
     ends = np.clip([(each.low, each.high) for each in verdicts], -reach, reach)
     left, right = min(ends[:, 0].min(), -1.5 * delta), max(ends[:, 1].max(), 1.5 * delta)

@@ -88,9 +88,9 @@ def metric_blocks(spread: pd.DataFrame, decision: str) -> Iterator[tuple[str, Ma
     runs, means = part_of(spread, "runs"), part_of(spread, "mean")
     undefined = runs.rsub(runs.max(axis=1), axis=0)  # a loss that lacks its worst run has a better mean
     eligible = means.where(undefined == undefined.min())
-    text = eligible.map(_shown)
+    text = eligible.map(_formatted)
     for name, keys in blocks(spread.columns.get_level_values(0), decision).items():
-        best = {key: _best(key, eligible[key]) for key in keys}
+        best = {key: _best_mean(key, eligible[key]) for key in keys}
         if "found/nothing" in keys and spread["found/nothing", "mean"].max() > 0:
             best = {}  # a loss that finds only the easy objects has the best distances
         rows = list[list[Any]]()
@@ -109,15 +109,15 @@ def confusions(study: Study) -> Iterator[tuple[str, Markup]]:
         yield label, table(["true class", *(f"predicted as {name}" for name in classes)], rows)
 
 
-def _best(key: str, means: pd.Series) -> str | None:
+def _best_mean(key: str, means: pd.Series) -> str | None:
     """Return the best mean, formatted, to print in bold; None if the metric has no best value or all means agree."""
-    equal = means.dropna().map(_shown).nunique() < 2
+    equal = means.dropna().map(_formatted).nunique() < 2
     if key in ("tuned/threshold", "scaled/temperature", "found/area_error") or equal:
         return None
-    return _shown(means.min() if worse_if_higher(key) else means.max())
+    return _formatted(means.min() if worse_if_higher(key) else means.max())
 
 
-def _shown(mean: float) -> str:
+def _formatted(mean: float) -> str:
     return decimal(mean, decimals(mean, np.nan)) if np.isfinite(mean) else ""
 
 

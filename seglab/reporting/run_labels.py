@@ -68,12 +68,12 @@ def label(runs: pd.DataFrame) -> list[str]:
         for name, rows in pd.Series(labels).groupby(labels).indices.items():
             keys = [key for key in _differing([leaves[row] for row in rows if used[row]]) if is_relevant(key)]
             for row in rows:
-                labels[row] = " ".join([str(name), *_parts(keys, leaves[row])])
+                labels[row] = " ".join([str(name), *_words_of(keys, leaves[row])])
     for rows in runs.groupby("benchmark").indices.values():
         ids = {row: (labels[row], runs["seed"].iloc[row], fold(runs["config"].iloc[row])) for row in rows if used[row]}
         keys = _separating(list(ids.values()), [leaves[row] for row in ids])
         for row in rows:
-            labels[row] = " · ".join([labels[row], *_parts(keys, leaves[row])])
+            labels[row] = " · ".join([labels[row], *_words_of(keys, leaves[row])])
     return labels
 
 
@@ -111,11 +111,11 @@ def _is_goal(key: str) -> bool:
     return key.startswith("schedule.") and key.endswith(".to")
 
 
-def _parts(keys: list[str], leaf: Mapping[str, Any]) -> list[str]:
+def _words_of(keys: list[str], leaf: Mapping[str, Any]) -> list[str]:
     """Return words for the values of a run that are not None, shortening each key as far as it remains unambiguous."""
     count = Counter(ending for key in keys for ending in _endings(key))
     names = {key: next((ending for ending in _endings(key) if count[ending] == 1), key) for key in keys}
-    return [_part(key, leaf[key], names[key]) for key in keys if leaf.get(key) is not None]
+    return [_word_of(key, leaf[key], names[key]) for key in keys if leaf.get(key) is not None]
 
 
 def _endings(key: str) -> list[str]:
@@ -124,7 +124,7 @@ def _endings(key: str) -> list[str]:
     return [".".join(words[-n:]) for n in range(1, len(words) + 1)]
 
 
-def _part(key: str, value: Any, name: str) -> str:
+def _word_of(key: str, value: Any, name: str) -> str:
     if key == IN_TURN or ("." not in key and isinstance(value, str) and value[:1] != "["):  # the choice of a group
         return str(value)
     text = f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)  # all digits
@@ -194,7 +194,7 @@ def differences(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
     keys, differences = _differing(leaves), {}
     for key in keys:
         values = [(leaf[key], name) for leaf, name in named if leaf.get(key) is not None]
-        in_labels = all(_part(key, value, _endings(key)[0]) in name for value, name in values)
+        in_labels = all(_word_of(key, value, _endings(key)[0]) in name for value, name in values)
         by_choice = key.endswith("._target_") and key.removesuffix("._target_") in keys  # the choice of a group
         if not in_labels and not by_choice and not key.startswith(("loss.", "schedule.")):
             holders = runs["label"].groupby([str(leaf.get(key)) for leaf in leaves], sort=False).unique()

@@ -65,10 +65,10 @@ def compare(data: Cube, *, lower_is_better: bool = False) -> list[Comparison]:
 
     Returns the pairs in the order of the losses' means. The p-value is NaN if a pair shares one replicate or group.
     """
-    order = _order([data], lower_is_better)
+    order = _best_first([data], lower_is_better)
     if len(data.folds) > 1:
-        return _tested(_replicated(data.folds, "folds", order, shared_training(data)))
-    return _tested(_crossed(data, order))
+        return _with_p_values(_replicated(data.folds, "folds", order, shared_training(data)))
+    return _with_p_values(_crossed(data, order))
 
 
 def _crossed(data: Cube, labels: Sequence[str], *, unbiased: bool = False) -> list[Comparison]:
@@ -95,7 +95,7 @@ def _crossed(data: Cube, labels: Sequence[str], *, unbiased: bool = False) -> li
 
 def replicated(parts: Sequence[Cube], kind: str, *, lower_is_better: bool = False) -> list[Comparison]:
     """Compare losses over several datasets (`kind`), where each is one replicate with its own images."""
-    return _tested(_replicated(parts, kind, _order(parts, lower_is_better)))
+    return _with_p_values(_replicated(parts, kind, _best_first(parts, lower_is_better)))
 
 
 def _replicated(parts: Sequence[Cube], kind: str, labels: Sequence[str], overlap: float = 0.0) -> list[Comparison]:
@@ -132,7 +132,7 @@ def shared_training(data: Cube) -> float:
     return max(data.of_folds - 2, 1) * max(part, 1 / (data.of_folds - 1))
 
 
-def _order(parts: Sequence[Cube], lower_is_better: bool) -> list[str]:
+def _best_first(parts: Sequence[Cube], lower_is_better: bool) -> list[str]:
     """Return the losses from the best mean over the parts to the worst."""
     means: dict[str, list[float]] = defaultdict(list)
     for part in parts:
@@ -175,7 +175,7 @@ def errors(pairs: Sequence[Comparison]) -> Errors:
     return Errors(*(Student(*np.array(part, float).T) for part in (seeds, images)))
 
 
-def _tested(pairs: list[Comparison]) -> list[Comparison]:
+def _with_p_values(pairs: list[Comparison]) -> list[Comparison]:
     """Return the pairs with moderated spreads and p-values; only pairs with equal settings moderate each other."""
     by_setting: dict[str, list[int]] = defaultdict(list)
     for index, pair in enumerate(pairs):

@@ -50,8 +50,8 @@ class Question:
     def __post_init__(self) -> None:
         require(self.question in QUESTIONS, "report: question", f"one of {', '.join(QUESTIONS)}", self.question)
         require(self.rule in RULES, "report: rule", f"one of {', '.join(RULES)}", self.rule)
-        able = self.rule == "fixed" or self.metric in THRESHOLDED
-        require(able, f"report: rule={self.rule}", f"metric as one of {', '.join(THRESHOLDED)}", self.metric)
+        has_scores = self.rule == "fixed" or self.metric in THRESHOLDED
+        require(has_scores, f"report: rule={self.rule}", f"metric as one of {', '.join(THRESHOLDED)}", self.metric)
         require(self.images in IMAGES, "report: images", f"one of {', '.join(IMAGES)}", self.images)
         require(self.delta > 0, "report: delta", "a number above 0", self.delta)
         require(0.5 < self.confidence < 1, "report: confidence", "a number between 0.5 and 1", self.confidence)
@@ -128,7 +128,7 @@ class Study:
         """The metric as losses x seeds x images, with losses sorted from the best mean to the worst."""
         images = self.sweep.images
         if self.question.rule != "fixed":
-            images = metrics_table.under(self.question.rule, images, self._pooled)
+            images = metrics_table.under(self.question.rule, images, self._run_decisions)
         if self.question.images != "all":
             images = images[(images["foreground"] > 0) == (self.question.images == "foreground")]
             require(len(images) > 0, f"report: images={self.question.images}", IMAGES[self.question.images], "none")
@@ -225,8 +225,8 @@ class Study:
         sentence = headline(self.verdicts, self.question.against, apart)
         if not apart or not judged:
             return sentence
-        pair, them = self.verdicts[0].pair, "it" if len(apart) == 1 else "them"
-        lacking = f"no {pair.kind.removesuffix('s')} has {self.question.metric} both for {them} and for"
+        pair, pronoun = self.verdicts[0].pair, "it" if len(apart) == 1 else "them"
+        lacking = f"no {pair.kind.removesuffix('s')} has {self.question.metric} both for {pronoun} and for"
         return f"{sentence} There is no verdict on {listed(apart)}: {lacking} {self.question.against or pair.first}."
 
     @property
@@ -253,9 +253,8 @@ class Study:
         rest = [label for label in vanishing if label != most]
         others = f"; likewise for {listed(rest)}" if rest else ""
         at_fixed = f"{best} is ahead of {most} by {gap[most]:.3f} at the fixed threshold"
-        at_tuned = f"by {signed(left[most])}"
-        if left[most] < -self.question.delta:
-            at_tuned = f"{most} is ahead by {-left[most]:.3f}"
+        overtakes = left[most] < -self.question.delta
+        at_tuned = f"{most} is ahead by {-left[most]:.3f}" if overtakes else f"by {signed(left[most])}"
         return f"Mostly calibration: {at_fixed}, but {at_tuned} at thresholds tuned on validation{others}."
 
     @cached_property
@@ -279,17 +278,17 @@ class Study:
 
         A loss whose probabilities are too high or too low scores badly although another threshold would fix it.
         """
-        available = any("tuned" in decisions.images for decisions in self._pooled.values())
+        available = any("tuned" in decisions.images for decisions in self._run_decisions.values())
         if self.question.metric not in THRESHOLDED or not available or not self.verdicts:
             return None
         tuned = replace(self, question=replace(self.question, rule="tuned"))
-        tuned.__dict__["_pooled"] = self._pooled  # the storage of cached_property, so that the files are read only once
+        vars(tuned)["_run_decisions"] = self._run_decisions  # where cached_property stores it: files are read only once
         return tuned if tuned.verdicts else None  # precision is undefined for a loss that finds nothing
 
     @cached_property
     def decisions(self) -> pd.DataFrame:
         """The mean metric of each loss (rows) under each decision rule (columns); empty without histograms."""
-        if self.question.metric not in THRESHOLDED or not self._pooled:
+        if self.question.metric not in THRESHOLDED or not self._run_decisions:
             return pd.DataFrame()
         metric = self.question.metric
         keys = {rule: metric if rule == "fixed" else f"{rule}/{metric}" for rule in RULES}
@@ -297,7 +296,7 @@ class Study:
         return table.groupby(self.metrics["label"]).mean().reindex(self.labels).dropna(axis=1, how="all")
 
     @cached_property
-    def _pooled(self) -> dict[int, Decisions]:
+    def _run_decisions(self) -> dict[int, Decisions]:
         return metrics_table.read_decisions(self.sweep, "dice" if self.question.metric == "dice" else "iou")
 
     @cached_property
@@ -307,7 +306,7 @@ class Study:
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """All metrics, one row per run."""
-        return metrics_table.per_run(self.sweep, self._pooled, self._histories)
+        return metrics_table.per_run(self.sweep, self._run_decisions, self._histories)
 
     @cached_property
     def spread(self) -> pd.DataFrame:
@@ -320,12 +319,13 @@ class Study:
     @cached_property
     def tables(self) -> dict[str, np.ndarray]:
         """The histogram (2, 256) of each loss, summed over all test pixels and runs."""
-        return self._summed({row: decisions.table for row, decisions in self._pooled.items()})
+        return self._summed({row: decisions.table for row, decisions in self._run_decisions.items()})
 
     @cached_property
     def confusions(self) -> dict[str, np.ndarray]:
         """The confusion matrix (k, k) of each loss over all its test pixels, for multiclass tasks only."""
-        return self._summed({row: one.confusion for row, one in self._pooled.items() if one.confusion is not None})
+        matrices = {row: decisions.confusion for row, decisions in self._run_decisions.items()}
+        return self._summed({row: matrix for row, matrix in matrices.items() if matrix is not None})
 
     def _summed(self, by_run: Mapping[int, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the sum over the runs of each loss; losses without a run in `by_run` are left out."""
@@ -344,7 +344,7 @@ class Study:
             figures["precision_recall"] = report_figures.precision_recall(self.metrics, self.tables, self.labels)
             rescaled = {  # each run with its own temperature
                 row: rebinned(decisions.table, scaled(MIDDLES, decisions.scores["scaled/temperature"]))
-                for row, decisions in self._pooled.items()
+                for row, decisions in self._run_decisions.items()
             }
             figures["reliability"] = report_figures.reliability(self.tables, self._summed(rescaled), self.labels)
         return figures

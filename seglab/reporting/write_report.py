@@ -138,14 +138,15 @@ def csv(studies: list[Study], runs: pd.DataFrame) -> str:
     """
     parts = []
     for study in studies:
-        flat = _flat(study.spread)
+        flat = _flat_columns(study.spread)
         flat.insert(0, "seeds", study.metrics.groupby("label")["seed"].nunique())
         flat.insert(0, "data", study.title)
         parts.append(flat.rename_axis("loss").reset_index())
     external = external_data.evaluated(runs)
     if len(external):
         spread = external_data.over_seeds(external)
-        flat = _flat(spread.drop(columns=["what", "seeds", "in_domain"], level=0, errors="ignore"))  # if present
+        not_metrics = ["what", "seeds", "in_domain"]
+        flat = _flat_columns(spread.drop(columns=not_metrics, level=0, errors="ignore"))  # some may be missing
         flat.insert(0, "seeds", spread["seeds", ""])
         flat = flat.rename_axis(["data", "trained", "loss"]).reset_index()
         flat["data"] += ", trained on " + flat.pop("trained")
@@ -153,7 +154,7 @@ def csv(studies: list[Study], runs: pd.DataFrame) -> str:
     return csv_text(pd.concat(parts, ignore_index=True)) if parts else "loss,data,seeds\n"
 
 
-def _flat(spread: pd.DataFrame) -> pd.DataFrame:
+def _flat_columns(spread: pd.DataFrame) -> pd.DataFrame:
     """Flatten the columns (key, mean | sd) to single names."""
     spread = spread.drop(columns="runs", level=1)
     keys, parts = (spread.columns.get_level_values(level) for level in (0, 1))

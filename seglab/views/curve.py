@@ -130,7 +130,7 @@ def image_curves(losses: Mapping[str, Loss], foreground: float, quality: float, 
     return pd.concat(rows, ignore_index=True)
 
 
-def _lines(axis: Axes, table: pd.DataFrame, x: str, y: str, styles: Mapping[Any, dict[str, Any]]) -> None:
+def _draw_lines(axis: Axes, table: pd.DataFrame, x: str, y: str, styles: Mapping[Any, dict[str, Any]]) -> None:
     """Draw one line per loss, on an axis that shows all values."""
     for label, line in table.groupby("loss", sort=False):
         axis.plot(line[x], line[y], label=label, **styles[label])
@@ -151,7 +151,7 @@ def draw_pixel(table: pd.DataFrame, styles: Mapping[Any, dict[str, Any]]) -> Fig
     table = table.assign(slope=-table["by_p"])
     sides = {side: table[table["pixel"] == side] for side in SIDES}
     for axis, column, words in zip(axes[:2], ("value", "slope"), ("Loss", "Slope, − dL/dp"), strict=True):
-        _lines(axis, sides["foreground"], "p", column, styles)
+        _draw_lines(axis, sides["foreground"], "p", column, styles)
         for label in table["loss"].unique():
             front, back = (part[part["loss"] == label] for part in sides.values())
             if not np.allclose(front[column], back[column], atol=1e-6):  # otherwise the lines coincide
@@ -162,7 +162,7 @@ def draw_pixel(table: pd.DataFrame, styles: Mapping[Any, dict[str, Any]]) -> Fig
     for row, (side, part) in enumerate(sides.items(), 1):
         columns = {"value": "Loss", "by_logit": "Gradient dL/dz"}
         for axis, (column, words) in zip(axes[2 * row :], columns.items(), strict=False):
-            _lines(axis, part, "logit", column, styles)
+            _draw_lines(axis, part, "logit", column, styles)
             axis.axvline(0, color=FAINT, lw=0.6)
             right = "correct →" if side == "foreground" else "← correct"
             axis.set(title=f"{words} of a {side} pixel by its logit", xlabel=f"logit z   ({right})", xlim=(-7, 7))
@@ -181,7 +181,7 @@ def draw_image(table: pd.DataFrame, foreground: float, quality: float, styles: M
     for row, (side, other) in enumerate((SIDES, SIDES[::-1])):
         part = table[table["pixel"] == side]
         for axis, (column, words) in zip(axes[2 * row :], columns.items(), strict=False):
-            _lines(axis, part, "p", column, styles)
+            _draw_lines(axis, part, "p", column, styles)
             axis.set(xlim=(0, 1), xlabel=f"p of the true class, all {side} pixels")
             axis.set_title(f"{words}; {other} at {quality:g}")
     figure.suptitle(f"{100 * foreground:.3g} % foreground", x=0.01, ha="left", fontsize=9, color=FAINT)

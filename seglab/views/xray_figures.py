@@ -65,13 +65,13 @@ def draw_regions(regions: pd.DataFrame) -> Figure:
     for axis, (stage, part) in zip(axes, stages.items(), strict=True):
         names = part["region"].unique()
         gradient = part.pivot(index="loss", columns="region", values="gradient").loc[losses, names]
-        _cells(axis, part.drop_duplicates("region").set_index("region")["pixels"], gradient)
+        _draw_table(axis, part.drop_duplicates("region").set_index("region")["pixels"], gradient)
         axis.set_title(str(stage).capitalize())
         axis.set_yticks(range(len(losses) + 1), ["% of the pixels", *losses])
     return figure
 
 
-def _cells(axis: Axes, pixels: pd.Series, gradient: pd.DataFrame) -> None:
+def _draw_table(axis: Axes, pixels: pd.Series, gradient: pd.DataFrame) -> None:
     """Draw one table: the fraction of the pixels in each region, and below it that of the gradient of each loss."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log10(gradient.to_numpy() / pixels.to_numpy()).clip(-1.5, 1.5)  # a region may have no pixels

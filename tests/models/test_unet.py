@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from seglab.contract import ContractError
-from seglab.models.parts import initialise
+from seglab.models.parts import initialize
 from seglab.models.unet import UNet
 
 
@@ -91,7 +91,7 @@ def test_unknown_choices_are_one_sentence(name, value):
 )
 def test_the_first_weights_of_a_layer_keep_a_signals_variance(conv):
     torch.manual_seed(0)
-    initialise(conv, gain=2)
+    initialize(conv, gain=2)
     with torch.inference_mode():
         inside = conv(torch.randn(2, 64, 32, 32))[..., 2:-2, 2:-2]  # fewer taps reach a border
     assert inside.std() == pytest.approx(2, rel=0.05)

@@ -23,7 +23,7 @@ from seglab.reporting.metrics_table import (
 from seglab.reporting.report_sections import metric_blocks
 from seglab.reporting.study import Question, Study
 from seglab.reporting.thresholds import calibration
-from seglab.reporting.write_report import _flat, _markdown_table
+from seglab.reporting.write_report import _flat_columns, _markdown_table
 
 SCORES = ["iou", "dice", "precision", "recall"]
 
@@ -160,7 +160,7 @@ def test_a_mean_without_some_runs_says_so_and_is_not_bold():
     assert '0.900 <span class="sd">±0.000, 2 of 3 runs</span>' in shown
     assert re.findall('class="best" data-key="([0-9.]+)', shown) == ["0.5", "0.75", "0.5"]  # iou, precision; iou
     assert "| 0.100 ±0.100 | 0.900 ±0.000, 2 of 3 runs |" in "\n".join(_markdown_table(spread, ["iou", "precision"]))
-    assert list(_flat(spread)) == ["iou", "iou sd", "precision", "precision sd"]
+    assert list(_flat_columns(spread)) == ["iou", "iou sd", "precision", "precision sd"]
 
 
 def test_roughness_by_hand():
