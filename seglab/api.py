@@ -108,7 +108,8 @@ def _train(overrides: Sequence[str], **environment: str) -> None:
         raise
     if process.wait():
         output = [line for line in last if line]
-        start = next((k for k, line in enumerate(output) if line.startswith("sweep: ")), -1)  # or the last, an error
+        # without a summary of the sweep, the last line is the error
+        start = next((k for k, line in enumerate(output) if line.startswith("sweep: ")), -1)
         raise ContractError("\n".join(output[start:]) or f"seglab.train exited with code {process.returncode}")
 
 

@@ -187,13 +187,13 @@ def check_before_data(cfg: DictConfig) -> None:
     task = dataset.task
     loss = build_loss(cfg.loss).with_task(task)  # raises if the loss has no meaning for the task
     shares = [1 / max(2, task.channels)] * task.channels  # placeholders, since no mask is read yet; 1 is refused
-    schedule = ramps(to_container(cfg.schedule) or {}, loss.with_class_frequency(shares))  # checks it too
+    schedule = ramps(to_container(cfg.schedule) or {}, loss.with_class_frequency(shares))  # also checks the schedule
     for sentence in unreached(loss, schedule, cfg.trainer.max_epochs, cfg.trainer.check_val_every_n_epoch):
         log.warning("%s", sentence)
     check_model(to_container(cfg.model), dataset)
     callbacks = to_container(cfg.callbacks) or {}
     monitors = {f"callbacks.{name}.monitor": node.get("monitor") for name, node in callbacks.items()}
-    monitors = {option: metric for option, metric in monitors.items() if metric is not None}  # "" is checked too
+    monitors = {option: metric for option, metric in monitors.items() if metric is not None}  # "" is kept, and reported
     check_monitors({"monitor": cfg.monitor} | monitors, cfg.threshold, cfg.empty, task)
 
 
@@ -208,7 +208,7 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None, wor
     data = DataModule(dataset, augment, cfg.batch_size, cfg.workers, seed, needs, cfg.store, device, world)
     facts = data.opened.facts()
     earlier, ids = run.earlier.get("data") if run.last else None, data.splits.ids()
-    # A split file may have changed
+    # a split file may have changed since the run was started
     earlier_ids = (read_json(run.folder / "split.json") if cfg.dataset.get("split_file") else None) or ids
     if earlier and (earlier["fingerprint"] != facts["fingerprint"] or earlier_ids != ids):
         got = other_data(run.earlier, cfg.dataset.get("root"))

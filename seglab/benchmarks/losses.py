@@ -84,7 +84,7 @@ def measure(
     calls |= {(peer.loss, peer.library): partial(swapped, peer, peer_target) for peer in counterparts}
     best = rounds(calls, logits, repeats)
     for name in losses if compile else ():
-        with suppress(torch._dynamo.exc.Unsupported):  # one that reads numbers, such as the number of objects
+        with suppress(torch._dynamo.exc.Unsupported):  # a loss that reads numbers, such as that of objects
             best[name, "compiled"] = compiled(calls[name, "ours"], logits, repeats)
     step_seconds = training_step(shape, device) if step else float("nan")
     return [row(name, best, calls, logits, step_seconds) for name in dict.fromkeys(name for name, _ in calls)]

@@ -74,8 +74,10 @@ def write_arrays(data: DataModule, folder: Path) -> None:
 def seconds(command: list[str], folder: Path) -> float:
     """Return the processor time of a command and all its processes, or the wall time if there is a GPU."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])  # it runs elsewhere
-    environment = os.environ | {"PYTHONPATH": path, "NO_ALBUMENTATIONS_UPDATE": "1"}  # otherwise it looks for updates
+    # the command runs in another folder
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    # without this variable, albumentations looks for updates
+    environment = os.environ | {"PYTHONPATH": path, "NO_ALBUMENTATIONS_UPDATE": "1"}
     if not torch.cuda.is_available():
         environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     start = time.perf_counter()

@@ -24,7 +24,7 @@ from seglab.plots import hatched, paint_classes
 PICTURE = 256  # the longer side of a picture in pixels
 SIDE = 16  # height and width of a difference hash in bits
 FEW_BITS = 16  # a pair is a candidate if at most this many of the 256 bits differ
-ROWS = 64  # images compared with all others at once
+ROWS = 64  # number of images that are compared with all others at once
 ALIKE = 0.98  # a candidate is a near-duplicate if its reduced images correlate at least this much
 
 
@@ -52,7 +52,7 @@ class Audit:
 
 
 def audit(dataset: Dataset, samples: int = 12) -> Audit:
-    """Inspect every image and mask of a dataset; unreadable ones are listed in the facts, not raised."""
+    """Inspect every image and mask of a dataset; unreadable ones are listed in the facts and raise no error."""
     selection = select_items(replace(dataset, on_bad_item="skip"))
     dataset, listed = selection.dataset, selection.listed
     usable = [item for item in listed if not item.fault and not item.left_out]
@@ -73,7 +73,7 @@ def audit(dataset: Dataset, samples: int = 12) -> Audit:
         "items": len(listed),
         "leaks": leaks,
         "unreadable": len(faults),
-        "unreadable_first": list(dict.fromkeys(faults.values()))[:5],  # the slices of a volume share one
+        "unreadable_first": list(dict.fromkeys(faults.values()))[:5],  # the slices of a volume share one message
         "left_out": dict(Counter(item.left_out for item in listed if item.left_out)),
         "group_also_in_test": len(splits.conflicting),
         "range": dataset.range,
@@ -159,7 +159,7 @@ def image_hash(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centered = small - small.mean()
     length = np.linalg.norm(centered)
     pixels = centered / length if length > 1e-3 else np.zeros_like(centered)
-    return bits, pixels.reshape(-1).astype(np.float16)  # all images wait in memory for each other
+    return bits, pixels.reshape(-1).astype(np.float16)  # half precision: all images are held in memory at once
 
 
 def near_duplicates(hashes: Sequence[tuple[np.ndarray, np.ndarray]], splits: Sequence[str]) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Random augmentation of training images, a function of seed, epoch and index only; here that of albumentations."""
+"""Random augmentation of training images, a function of seed, epoch and index only: base class and albumentations."""
 
 import copy
 import os

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from seglab.contract import require
 from seglab.data.augment import Augment, Changed
 
-GOLDEN = -1640531527  # 2^32 / golden ratio as int32: its multiples are far apart, so neighbors hash apart
+GOLDEN = -1640531527  # 2^32 / golden ratio as int32: its multiples are far apart, unlike indices
 
 NAMES = (
     *("flip_x", "flip_y", "turn", "quarter", "tone", "brightness", "contrast", "warp", "degrees", "zoom_x", "zoom_y"),

@@ -6,7 +6,7 @@ import numpy as np
 from seglab.contract import require
 from seglab.distance_transform import distance_to_zero
 
-FAR = 1e4  # an infinite distance in `gap`, in pixels: every weight exp(-distance^2) of it is zero
+FAR = 1e4  # pixels; stands for an infinite distance in `gap`: a weight exp(-distance^2) of it is zero
 
 
 def plane(mask: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from seglab.images.labels import Seen, fractions, layers
 from seglab.images.masks import mask_facts, summary
 from seglab.images.resize import inside, resize, to_mask
 
-FEW = 3  # training images: a class shown by fewer is memorized at best
+FEW = 3  # a class that is in fewer training images than this is memorized at best
 
 
 def item_facts(item: Item, stored: Seen, dataset: Dataset) -> Facts:
@@ -51,7 +51,7 @@ def objects_in(item: Item, mask: np.ndarray, dataset: Dataset) -> tuple[np.ndarr
         if dataset.fit != "patch" and count > 1:
             size = inside(mask.shape, dataset.size, dataset.fit)
             small = to_mask(resize(binary.astype(np.float32), *size), dataset.coverage)
-            survivors = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)  # what survives
+            survivors = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
             remaining = np.bincount(labels[(survivors > 0) & (binary > 0)], minlength=count)[1:]
             vanished += int((remaining == 0).sum())
     return np.concatenate(areas), vanished
@@ -74,7 +74,8 @@ def data_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> lis
     if rare and train and len(classes) > 1:
         warnings.append(f"classes in too few training images to be learned: {', '.join(rare)}")
     warnings += absent_classes(facts, dataset)
-    over_half = sum(record["foreground"] > 0.5 for record in records)  # objects are rarely so large: inverted?
+    # objects are rarely so large: the masks may be inverted
+    over_half = sum(record["foreground"] > 0.5 for record in records)
     if records and over_half >= 0.9 * len(records) and dataset.task.kind == "binary":
         warnings.append(
             f"foreground covers more than half of {over_half} of {len(records)} images; if that is the background, set"

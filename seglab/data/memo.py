@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-LINE_SECONDS = 30.0  # between lines about progress where there is no terminal
+LINE_SECONDS = 30.0  # seconds between progress lines where there is no terminal
 MAX_THREADS = 16  # more do not read faster from a disk, and whole scans in progress fill the memory
-FRESH = 2 * 10**9  # ns: a file changed more recently may change again at the same time, and is not remembered
+FRESH = 2 * 10**9  # ns: a file changed later than this ago may change again at the same time, so it is not remembered
 _known: dict[str, dict[str, Any]] = {}  # by file, so that a process reads each one only once
 
 
@@ -52,7 +52,7 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterato
 def remembered(
     what: str, folder: str | None, paths: Sequence[Sequence[str]], work: Callable[[int], Any], names: Sequence[str]
 ) -> list[Any]:
-    """Return `work(k)` for every k, as plain data; computed once per name and current state of the files `paths[k]`.
+    """Return `work(k)`, plain data, for every k; it is computed once for each name and state of the files `paths[k]`.
 
     folder: folder of `<what>.jsonl`; None keeps the results in memory only.
     """
@@ -61,7 +61,8 @@ def remembered(
     if file and file.exists() and not results:
         with file.open("rb") as lines:
             for line in lines:
-                with suppress(ValueError, TypeError):  # an incomplete line of a killed process, and what was appended
+                # skips a line that was cut off when a process was killed, with what was appended to it
+                with suppress(ValueError, TypeError):
                     key, value = json.loads(line)
                     results[key if len(key) == 32 else short(key)] = value  # earlier versions wrote longer keys
     states = [[(path, *on_disk(path)) for path in group] for group in paths]
@@ -79,7 +80,7 @@ def remembered(
 
 
 def short(key: str) -> str:
-    """Shorten a key: names hold all reading options, and each start reads what was found by any of them."""
+    """Hash a key: names contain all reading options, and every start reads the whole file of results."""
     return blake2b(key.encode(), digest_size=16).hexdigest()
 
 

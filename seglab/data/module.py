@@ -96,8 +96,9 @@ class DataModule:
             num_workers=workers,
             pin_memory=torch.cuda.is_available() and (holder is None or holder.type == "cpu"),  # not for CUDA tensors
             worker_init_fn=one_thread,
-            persistent_workers=workers > 0,  # otherwise they restart in each epoch
-            generator=torch.Generator().manual_seed(0),  # otherwise each iterator draws from the generator of dropout
+            persistent_workers=workers > 0,  # otherwise they would restart in each epoch
+            # otherwise each iterator would draw from the generator that dropout uses
+            generator=torch.Generator().manual_seed(0),
         )
 
     def held_on(self, split: str) -> torch.device | None:

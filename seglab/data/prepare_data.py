@@ -99,7 +99,8 @@ class Selection(NamedTuple):
         """The hash that identifies the data: reading options, and each item's labels and the content of its files."""
         digest = blake2b(self.dataset.reading_options(IDENTITY).encode(), digest_size=10)
         for item in self.items:
-            # Moved data stay the same. The file of a prepared folder holds paths and an order; its items have labels.
+            # Only base names, so that moved data keep their fingerprint. Items of a prepared folder are identified by
+            # their labels, since its file also contains paths and an order.
             files = [(os.path.basename(path), self.hashes[path]) for path in item.files if not item.decoded]
             digest.update(f"{item.id} {item.labels} {files}".encode())
         return digest.hexdigest()
@@ -142,7 +143,7 @@ def divide(
 
 
 def foreground_ids(items: Sequence[Item], dataset: Dataset) -> set[str]:
-    """Return the ids of images whose masks have foreground, or cannot be read: decoding then reports why."""
+    """Return the ids of images whose masks have foreground, or cannot be read; decoding reports the latter."""
 
     def any_foreground(k: int) -> bool:
         try:
@@ -197,7 +198,7 @@ def open_data(dataset: Dataset, as_test: bool = False) -> Opened:
     return Opened(resolved, splits, decoded, skipped, selection.fingerprint, notes)
 
 
-open_computed = lru_cache(maxsize=1)(open_data)  # for computed datasets, shared by the runs of a sweep
+open_computed = lru_cache(maxsize=1)(open_data)  # for datasets computed in memory; shared by the runs of a sweep
 
 
 def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple[list[Item], str]:

@@ -119,7 +119,8 @@ def item_of(record: Record, pixels: Pixels, options: str) -> Item:
     if record["fault"] or record["left_out"]:
         return Item(name, group, split=split, fault=record["fault"], left_out=record["left_out"])
     checksums = record.get("crc32", {})  # older folders have none
-    facts = {intern(key): value for key, value in record["facts"].items()}  # or each image has keys of its own
+    # interned, or each image would have its own copies of the keys
+    facts = {intern(key): value for key, value in record["facts"].items()}
     places = {intern(key): (*place, checksums.get(key)) for key, place in record["arrays"].items()}
     arrays = {key: partial(pixels.array, *place) for key, place in places.items()}
     seen, (height, width) = partial(pixels.seen, places), places["mask"][1][:2]

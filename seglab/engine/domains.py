@@ -178,7 +178,7 @@ def outside(config: Any) -> Iterator[str]:
 
 
 def _refused(config: Any) -> Iterator[str]:
-    """Yield one sentence for each option or callback of Lightning that seglab does not pass on."""
+    """Yield one sentence for each option or callback of Lightning that seglab does not support."""
     trainer = config.get("trainer") or {}
     for name in (name for name in REFUSED if name in trainer):
         expected = "a Trainer option that seglab supports"

@@ -38,7 +38,7 @@ def check_model(node: dict[str, Any], dataset: Dataset) -> None:
     _check_model(json.dumps(node), (2, dataset.channels, dataset.size, dataset.size), dataset.task)
 
 
-@lru_cache  # most sweeps have one model
+@lru_cache  # cached, since most sweeps have a single model
 def _check_model(node: str, shape: tuple[int, ...], task: Task) -> None:
     try:
         with torch.device("meta"):

@@ -37,7 +37,7 @@ class Ema(Callback):
         weights = _weights(module)
         if self.other is None:
             self.other = [weight.clone() for weight in weights]
-        # Weights from a checkpoint are on the CPU
+        # weights that were loaded from a checkpoint are on the CPU
         self.other = [other.to(weight.device) for other, weight in zip(self.other, weights, strict=True)]
         self._exchange(weights)
         self.trains = True

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 Inputs = tuple[Tensor | None, ...]
 Work = Callable[..., tuple[Tensor, ...]]
 
-MOST = 8  # largest number of graphs per run; inputs of further shapes are computed kernel by kernel
+MOST = 8  # largest number of graphs per run; steps with further input shapes run kernel by kernel
 
 
 def forbid_waiting(forbidden: bool) -> None:

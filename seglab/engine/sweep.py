@@ -43,7 +43,7 @@ def register(folder: Path, on_fail: str = "continue") -> None:
 
 
 def announce(folders: list[Path], at_once: int = 1) -> None:
-    """Enter folders in the journal, even of jobs that have not begun, and the number of jobs that run at once."""
+    """Enter the folders of jobs in the journal, whether or not they have begun, and how many jobs run at once."""
     if not (journal := current_sweep()):
         return
     with FileLock(f"{journal}.lock"), Path(journal).open("a", encoding="utf-8") as lines:  # appends race on NFS
@@ -132,7 +132,7 @@ def _journal(temporary: bool) -> Iterator[Path]:
             sweeps.mkdir(parents=True, exist_ok=True)
     shared = not temporary and os.access(sweeps, os.W_OK)
     with nullcontext(str(sweeps)) if shared else TemporaryDirectory() as folder:
-        started = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"  # which two containers may share
+        started = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"  # two containers may share this name
         yield Path(folder, f"{started}-{os.urandom(3).hex()}").resolve()
 
 

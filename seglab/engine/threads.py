@@ -39,7 +39,8 @@ def uses_gpu(accelerator: str) -> bool:
     """Whether a run with this accelerator uses a GPU on this machine."""
     import torch
 
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # does not initialize CUDA: forks still can
+    # with this check CUDA is not initialized, so that forked processes can still use it
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     return accelerator != "cpu" and torch.cuda.is_available()
 
 

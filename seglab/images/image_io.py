@@ -54,7 +54,7 @@ def read_image(path: str, page: Page | None = None, bands: Sequence[int] | None 
     pixels = pixels.astype(np.float32)
     if raster.no_data is not None:
         empty = np.isnan(pixels) if np.isnan(raster.no_data) else pixels == np.float32(raster.no_data)
-        pixels[empty if empty.ndim == 2 else empty.all(2)] = np.nan  # in one band alone, it may be a measurement
+        pixels[empty if empty.ndim == 2 else empty.all(2)] = np.nan  # in some bands only, it may be a measurement
     invalid = np.count_nonzero(~np.isfinite(pixels) if raster.no_data is None else np.isinf(pixels))
     require(not invalid, path, "finite values", f"{invalid} of {pixels.size} that are not", "replace them in the file")
     return pixels
@@ -77,7 +77,7 @@ def decode(path: str, page: Page | None = None) -> Raster:
         raise
     except Exception as error:  # OpenCV, Pillow and tifffile each raise their own errors
         reason = shorten(str(error), 120, placeholder=" ...") or type(error).__name__
-        kind = "a" if "not supported" in reason else "a damaged"  # as older packages say of some compressions
+        kind = "a" if "not supported" in reason else "a damaged"  # older packages say this of some compressions
         raise ContractError(f"{path}: expected a readable image, got {kind} {name} ({reason})") from None
 
 

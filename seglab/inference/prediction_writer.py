@@ -145,7 +145,7 @@ class PredictionWriter:
     """A writer of a folder of predictions, which knows the images that are already predicted.
 
     An image's row in images.csv is written last; an image without a row is predicted again. A folder with other
-    settings is rejected.
+    settings is refused.
 
     The files of an image are `masks/NAME.png`, `probabilities/NAME.png` and `overlays/NAME.png`. With several classes,
     probabilities are `probabilities/CLASS/NAME.png`, and masks are `masks/CLASS/NAME.png` or, if classes are mutually

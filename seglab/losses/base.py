@@ -220,7 +220,7 @@ class Loss(ABC):
     def _of_pixels(self, compute: Callable, logits: Tensor, target: Tensor, valid: Tensor | None, maps: Maps) -> Tensor:
         require_shapes(self.name, self.task, logits, target, valid)
         require_maps(self.name, self.needs, logits, maps)
-        # float shares are not read in each call: out of range most losses turn negative or NaN, which __call__ notices
+        # float shares are not read in each call: out of range, most losses turn negative or NaN, which __call__ notices
         if readable(target) and target.dtype != torch.bool and not (self.soft and target.is_floating_point()):
             require_labels(self.name, self.task, self.soft, logits, target, valid)
         kind = logits.device.type

@@ -1,8 +1,9 @@
 """The error of a mean difference: the sum of two independent Student's t variables, one for seeds and one for images.
 
-Both parts may have heavy tails, and either may dominate. The tail beyond a value is split at half of that value: one
-part stays below half and the other makes up the rest, vice versa, or both exceed half. The first two cases are
-integrals, smooth after substituting x = sinh(y). Sampling would need billions of draws for verdicts on many pairs.
+Both parts may have heavy tails, and either may dominate. The probability that the sum exceeds a value is split into
+three cases: the first part is below half of the value and the second makes up the rest, the reverse, or both exceed
+half. The first two cases are integrals, smooth after substituting x = sinh(y). Sampling would need billions of draws
+for verdicts on many pairs.
 """
 
 from typing import NamedTuple

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 Entry = Mapping[str, Any]  # a look in looks.json: when, error, said, asked, and runs (digests by run name)
 FILE = "looks.json"
-FIRST = 0.7  # the part of the error spent on the first look, chosen by simulated power: docs/findings/verdict.md
+FIRST = 0.7  # the part of the error that the first look spends, chosen by simulated power: docs/findings/verdict.md
 
 
 def spent(look: int, alpha: float) -> float:

@@ -115,11 +115,12 @@ def _replicated(parts: Sequence[Cube], kind: str, labels: Sequence[str], overlap
 def shared_training(data: Cube) -> float:
     """Return the variance that overlapping training sets add to a mean over folds, relative to that between the folds.
 
-    Two of k folds share (k - 2) / (k - 1) of their training data. An effect of the training data on a loss is hidden
-    from the spread between folds as far as the data are shared. It adds k - 2 times its part of that spread, which is
-    what seeds and images within a fold do not explain. With few folds this part is uncertain (Bengio and Grandvalet
-    2004), with one seed unknown, so it is at least 1 / (k - 1). The total of 1 / (k - 1) of Nadeau and Bengio
-    corresponds to a part of 1 / 12 with five folds, which was too little in simulations, docs/findings/verdict.md.
+    Two of k folds share (k - 2) / (k - 1) of their training data. As far as the data are shared, their effect on a loss
+    is the same in both folds, so that the spread between folds does not show it. The hidden variance is k - 2 times the
+    part of that spread which training data cause, and this part is what seeds and images within a fold do not explain.
+    With few folds the part is uncertain (Bengio and Grandvalet 2004), and with one seed unknown, so it is taken to be
+    at least 1 / (k - 1). Nadeau and Bengio's total of 1 / (k - 1) would mean a part of 1 / 12 with five folds, which
+    was too little in simulations, docs/findings/verdict.md.
     """
     by_pair: dict[tuple[str, str], list[Comparison]] = defaultdict(list)
     for fold in data.folds:

@@ -130,7 +130,7 @@ def measure(
     rows, image_numbers = {}, torch.cat([batch["index"] for batch in batches]).unique(return_inverse=True)[1]
     metrics = SegmentationMetrics(threshold, empty)
     for a, b in tqdm(dict.fromkeys(places), f"landscape {plane.title}", unit="point", disable=None):  # each point once
-        module.model.load_state_dict(plane.at(a, b), strict=False)  # integer counters are absent
+        module.model.load_state_dict(plane.at(a, b), strict=False)  # not strict: a plane has no integer counters
         values = [list[torch.Tensor]() for _ in losses]
         for batch in batches:
             logits, target, valid = forward(module, batch["image"], autocast), batch["target"], batch.get("valid")

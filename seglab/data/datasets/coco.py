@@ -89,7 +89,7 @@ class Coco(Dataset):
         if not all(isinstance(part, dict) or (isinstance(part, list) and len(part) >= 6) for part in parts):
             return Item(name, name, split=split, fault=f"{path}: expected outlines of at least three points")
         size = (image["height"], image["width"])
-        labels = json.dumps(shapes)  # a text of outlines takes a fifth of their lists in memory
+        labels = json.dumps(shapes)  # as text, outlines take a fifth of the memory that lists take
         mask = partial(draw, labels, size, self.task.channels)
         objects = partial(number, labels, size) if self.task.channels == 1 else None
         reader = partial(read_image, str(path))

@@ -78,7 +78,7 @@ class Fundus(Dataset):
             base = Item(path.stem, patient[0] if patient else path.stem, split=split)
             items.append(pair_item(base, path, [structure.get(path.stem, []) for structure in masks], read))
         without_image = sorted({name for structure in masks for name in structure} - {path.stem for _, path in images})
-        for name in without_image:  # with a fault
+        for name in without_image:  # listed too: `pair_item` reports the missing image
             items.append(pair_item(Item(name, name), None, [structure.get(name, []) for structure in masks], read))
         rim = self.target == "rim_cup"
         return [replace(item, mask=partial(rim_and_cup, item.mask)) for item in items] if rim else items

@@ -63,7 +63,7 @@ class Nifti(Folder):
 
     def items_of(self, base: Item, image: Path | None, masks: Masks) -> list[Item]:
         """Build an item for each slice, or one with a fault if image and masks do not match."""
-        (volume,) = super().items_of(base, image, masks)  # for its files, and whether one is missing
+        (volume,) = super().items_of(base, image, masks)  # for the list of its files, and a fault if one is missing
         if volume.fault:
             return [volume]
         try:

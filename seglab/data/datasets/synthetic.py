@@ -85,7 +85,8 @@ def paint(options: Synthetic, split: str, k: int) -> tuple[np.ndarray, np.ndarra
     """Paint one image and its mask from a generator of their own; cached, because both are requested in turn."""
     rng = np.random.default_rng((options.image_seed, SPLITS.index(split), k))
     scene, mean = SCENES[options.scene], options.foreground
-    low, high = scene.foreground if mean is None else (mean * 0.6, mean * 1.5)  # log-uniform, with a mean of 0.98 of it
+    # log-uniform between these limits, whose mean is then 0.98 times the requested one
+    low, high = scene.foreground if mean is None else (mean * 0.6, mean * 1.5)
     fraction = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     if rng.random() < (scene.empty if options.empty is None else options.empty):
         fraction = 0.0
