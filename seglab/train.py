@@ -256,7 +256,7 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     initialize(cfg, module.model, module.task, run)
     without_seed = f"{experiment(cfg) | {'seed': 0}} {data.opened.fingerprint} {data.device}" if current_sweep() else ""
     with memory_sentence():
-        dry_run(module, data.loader("train"), data.device, of=without_seed)
+        dry_run(module, data.loader("train"), data.device, key=without_seed)
     return module
 
 

@@ -120,9 +120,13 @@ def summary(splits: dict[str, list[Facts]], dataset: Dataset) -> dict[str, Any]:
             split: float(np.mean([image["foreground"] for image in part])) for split, part in splits.items() if part
         },
         "classes": {
-            n: float(np.mean([image["classes"][k] for image in images])) for k, n in enumerate(task.classes) if images
+            name: float(np.mean([image["classes"][k] for image in images]))
+            for k, name in enumerate(task.classes)
+            if images
         },
-        "images_with_class": {n: sum(image["classes"][k] > 0 for image in images) for k, n in enumerate(task.classes)},
+        "images_with_class": {
+            name: sum(image["classes"][k] > 0 for image in images) for k, name in enumerate(task.classes)
+        },
         "ignored": float(np.mean([image["ignored"] for image in images])) if images else 0.0,
         "foreground_of_images_with_any": quantiles(fractions[fractions > 0]),
         "depths": dict(Counter(image["depth"] for image in images)),
@@ -164,15 +168,16 @@ def image_hash(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def near_duplicates(hashes: Sequence[tuple[np.ndarray, np.ndarray]], splits: Sequence[str]) -> list[tuple[int, int]]:
     """List the index pairs of images that look the same and lie in different splits."""
-    bits, sides, pairs = np.array([one[0] for one in hashes], np.uint8).reshape(-1, SIDE**2 // 8), np.array(splits), []
-    signs = 1 - 2 * np.unpackbits(bits, axis=1).astype(np.float32)
+    bits = np.array([packed for packed, _ in hashes], np.uint8).reshape(-1, SIDE**2 // 8)
+    signs, split_of, pairs = 1 - 2 * np.unpackbits(bits, axis=1).astype(np.float32), np.array(splits), []
     for start in progress(range(0, len(hashes), ROWS), "near-duplicates"):
         rows = slice(start, start + ROWS)
         near = signs[rows] @ signs[start:].T >= SIDE**2 - 2 * FEW_BITS  # each bit that differs lowers the sum by two
-        for k, other in (start + np.argwhere(near & (sides[rows, None] != sides[start:]))).tolist():
-            one, two = (hashes[number][1].astype(np.float32) for number in (k, other))
-            if k < other and one @ two >= ALIKE:
-                pairs.append((k, other))
+        candidates = start + np.argwhere(near & (split_of[rows, None] != split_of[start:]))
+        for first, second in candidates.tolist():
+            first_pixels, second_pixels = (hashes[number][1].astype(np.float32) for number in (first, second))
+            if first < second and first_pixels @ second_pixels >= ALIKE:
+                pairs.append((first, second))
     return pairs
 
 

@@ -87,13 +87,13 @@ def check_foreground(monitor: str, empty: str, some: bool) -> None:
     require(defined, f"monitor={monitor}", "a validation image with foreground", "none", remedy)
 
 
-def dry_run(module: SegModule, loader: DataLoader, device: torch.device, of: str = "") -> None:
+def dry_run(module: SegModule, loader: DataLoader, device: torch.device, key: str = "") -> None:
     """Check on two images that data, model, loss and metrics fit together; raise ContractError if they do not.
 
     Uses one image if batches of one occur, and the training device. Works on a copy with a forked random state, so
-    that BatchNorm statistics, weights and seeds do not change. A dry run named `of` is done once per process.
+    that BatchNorm statistics, weights and seeds do not change. Dry runs with the same `key` are done once per process.
     """
-    if of and of in _tried:
+    if key and key in _tried:
         return
     samples: Samples = loader.dataset  # type: ignore[assignment]
     remedy = "check dataset.val_fraction and dataset.test_fraction"
@@ -126,7 +126,7 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device, of: str
             optimizer.step(lambda: float(value.detach()))  # LBFGS needs a closure that returns the loss
         with one_sentence("scheduler", "compatible options"):
             _ = trial.make_scheduler(optimizer) if trial.make_scheduler else None
-    _tried.add(of)
+    _tried.add(key)
 
 
 @contextmanager

@@ -85,9 +85,9 @@ def draw(own: np.random.Generator, shift: float, images: int) -> tuple[np.ndarra
     ease = world.normal(0, 0.5, images) + own.normal(0, 0.2, images)
     table = np.zeros((images, 2, 256), int)
     for row, (mean, count) in enumerate(((-5.5, pixels - foreground), (0.0, foreground))):
-        centre = mean + (shift + ease if row else 0 * ease)
-        cumulated = ndtr((EDGES - centre[:, None]) / 1.6)
-        shares = np.diff(cumulated, axis=1, prepend=0, append=1)
+        center = mean + (shift + ease if row else 0 * ease)
+        cumulative = ndtr((EDGES - center[:, None]) / 1.6)
+        shares = np.diff(cumulative, axis=1, prepend=0, append=1)
         table[:, row] = own.multinomial(count, shares)
     return table, scored(table, pixels)
 
