@@ -109,7 +109,7 @@ def warp_mask(
 
 
 def keep_one(fraction: np.ndarray, some: bool, dataset: Dataset) -> np.ndarray:
-    """Mark, in place, the pixel with most foreground as foreground if shrinking a mask with some would leave none.
+    """If shrinking a mask erased all its foreground, mark the pixel with the most as foreground, in place.
 
     Otherwise the image would be scored as an empty one, for which finding nothing is right.
     """

@@ -245,7 +245,7 @@ class SegModule(LightningModule):
         self.graphs = None  # Lightning now moves the weights to the host
 
     def check_finite(self, losses: PerImage, ids: list[str]) -> None:
-        """Check that a step's losses are finite: at once on a CPU; on a GPU for many steps together, to rarely wait."""
+        """Check that a step's losses are finite: on a CPU at once, on a GPU for many steps together, to wait rarely."""
         self._unchecked.append((losses.detach(), ids))
         if losses.device.type == "cpu" or len(self._unchecked) >= STEPS_UNCHECKED:
             self.raise_if_not_finite()

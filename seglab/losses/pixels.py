@@ -109,7 +109,7 @@ class Pixels(ABC):
 
     @abstractmethod
     def balance(self, background: float, foreground: float | Sequence[float]) -> Tensor:
-        """Return weights (1, d, classes) from one for the background and one for all foreground classes or for each."""
+        """Return class weights (1, d, classes), given that of the background and one or several for the foreground."""
 
     @once
     def n(self) -> Tensor:

@@ -221,7 +221,7 @@ class Folder(Dataset):
         return self.items_of(base, image, [[file.path for file in group] for group in masks])
 
     def items_of(self, base: Item, image: Path | None, masks: Masks) -> list[Item]:
-        """Build the items of an image and its masks per class: one, `base` with its pixels, except for a volume."""
+        """Build the items of an image and its masks per class: `base` with its pixels, or several for a volume."""
         common: dict[str, Any] = {"page": base.page, "ignore": self.ignore}
         pairs: Any = self.classes
         read: Read = partial(read_classes, classes=pairs, **common)
