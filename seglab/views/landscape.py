@@ -67,7 +67,7 @@ def view(
     losses = {name: loss.with_class_frequency(foreground) for name, loss in losses.items()}
     batches = evenly_spread(runs[0], losses, split, images)
     threshold, empty, surfaces = runs[0].config["threshold"], runs[0].config["empty"], []
-    for surface_plane, module, autocast in lay(runs, plane, seed):
+    for surface_plane, module, autocast in planes_of(runs, plane, seed):
         first, second = lattice(surface_plane, span, points)
         places = [(float(a), float(b)) for b in second for a in first]
         # the center comes first: it may not be on the lattice
@@ -91,7 +91,7 @@ def evenly_spread(run: TrainedRun, losses: Mapping[str, Loss], split: str, image
     return [data[[(0, n) for n in numbers[k : k + size]]] for k in range(0, len(numbers), size)]  # of epoch 0
 
 
-def lay(runs: list[TrainedRun], plane: str, seed: int) -> list[tuple[Plane, SegModule, Autocast]]:
+def planes_of(runs: list[TrainedRun], plane: str, seed: int) -> list[tuple[Plane, SegModule, Autocast]]:
     """Return the requested planes, each with a module that its weights fit and the precision to run it in."""
     names, modules = titles(runs), [run.module() for run in runs]
     run, model = runs[0], modules[0].model

@@ -261,7 +261,7 @@ def read_lesion(candidates: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarr
     sizes = []
     for path in candidates:
         pixels, size = read_mammogram(path), ""
-        if off(pixels.shape, shape) < TOLERANCE and is_mask(pixels):
+        if size_difference(pixels.shape, shape) < TOLERANCE and is_mask(pixels):
             mask = (pixels > pixels.max() / 2).astype(np.float32)
             if 0 < mask.mean() < 0.5:
                 return (resize(mask, *shape) >= 0.5).astype(np.uint8)
@@ -271,7 +271,7 @@ def read_lesion(candidates: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarr
     raise ContractError(f"{candidates[0]}: expected {expected}, got {', '.join(sizes)}")
 
 
-def off(shape: tuple[int, ...], film: tuple[int, ...]) -> float:
+def size_difference(shape: tuple[int, ...], film: tuple[int, ...]) -> float:
     """Return the relative difference between a mask and its film in height or width, whichever is larger."""
     return max(abs(a - b) / b for a, b in zip(shape, film, strict=True))
 
@@ -282,5 +282,6 @@ def odd_size(files: Sequence[str]) -> str:
         film, *others = [shape_of(path) for path in files]
     except ContractError:  # reported when it is decoded
         return ""
-    odd = [(path, shape) for path, shape in zip(files[1:], others, strict=True) if 0 < off(shape, film) < TOLERANCE]
+    masks = zip(files[1:], others, strict=True)
+    odd = [(path, shape) for path, shape in masks if 0 < size_difference(shape, film) < TOLERANCE]
     return next((f"{path} is {h}x{w}, its film is {film[0]}x{film[1]}" for path, (h, w) in odd), "")
