@@ -74,7 +74,7 @@ def open_store(folder: Path) -> list[Item]:
     require("ids" in manifest, who, "a finished folder of seglab.prepare", None, remedy)
     pixels, items = Pixels(str(folder / PIXELS)), dict[str, Item]()
     options = manifest["options"].partition(" ")[2]  # without the version of the code, as in a fingerprint
-    for record, _ in read_records(folder / RECORDS):  # one at a time: of 200,000 images they take a gigabyte
+    for record, _ in read_records(folder / RECORDS):  # one at a time: those of 200,000 images take a gigabyte
         end, size = record["end"], len(pixels.bytes)
         require(end <= size, who, f"{end} bytes in {PIXELS}", size, "remove it, and " + remedy)
         items[record["id"]] = item_of(record, pixels, options)  # the last one of each id wins
@@ -89,7 +89,7 @@ def note_raw(folder: Path, node: dict[str, Any]) -> None:
 
 
 def raw_of(folder: Path) -> dict[str, Any] | None:
-    """Return what `note_raw` added; None for a folder from before it existed."""
+    """Return what `note_raw` added; None for a folder that was made before `note_raw` was added to seglab."""
     return check_format(folder).get("raw")
 
 

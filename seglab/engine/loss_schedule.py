@@ -75,11 +75,11 @@ def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
     return by_path
 
 
-def unreached(loss: Loss, found: Mapping[Path, Ramp], epochs: int, every: int = 1) -> list[str]:
+def unreached(loss: Loss, by_path: Mapping[Path, Ramp], epochs: int, every: int = 1) -> list[str]:
     """Return a sentence for each ramp or switch of losses not reached in `epochs`, with validation every `every`."""
-    late = {".".join(path): ramp.epochs for path, ramp in found.items() if ramp.epochs >= epochs}
+    late = {".".join(path): ramp.epochs for path, ramp in by_path.items() if ramp.epochs >= epochs}
     sentences = [f"schedule.{name}: needs more than {end} epochs, got {epochs}" for name, end in late.items()]
-    switches = bool(loss.at_epoch([0.0] * 10**5)[1])  # if 10**5 epochs do not improve
+    switches = bool(loss.at_epoch([0.0] * 10**5)[1])  # at the latest after 10**5 epochs without improvement
     history = [0.0 if epoch % every == 0 else None for epoch in range(1, epochs)]
     if switches and not loss.at_epoch(history)[1]:
         sentences.append(f"loss: the switch to the second loss needs more than {epochs} epochs (trainer.max_epochs)")
@@ -118,9 +118,9 @@ def _schedulable_parts(node: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in real | inner}
 
 
-def scheduled(loss: Loss, found: Mapping[Path, Ramp], epoch: int) -> Loss:
-    """Return the loss with its parameters of an epoch."""
-    for path, ramp in found.items():
+def scheduled(loss: Loss, by_path: Mapping[Path, Ramp], epoch: int) -> Loss:
+    """Return the loss with the values that its ramps have in an epoch."""
+    for path, ramp in by_path.items():
         loss = _replaced(loss, path, ramp.at(epoch))
     return loss
 
@@ -165,7 +165,7 @@ class LossSchedule(Checkpoint):  # called when an epoch's metrics are known, bef
         assert isinstance(module, SegModule)
         self.module, self.loss = module, module.loss
         self.ramps = ramps(self.schedule, self.loss)
-        self.switches = bool(self.loss.at_epoch([0.0] * (trainer.max_epochs or 0))[1])  # if nothing improves
+        self.switches = bool(self.loss.at_epoch([0.0] * (trainer.max_epochs or 0))[1])  # at least if nothing improves
         fixed = not (self.ramps or self.switches) or not module.monitor.endswith("/loss")
         remedy = "set monitor=val/iou_pooled"
         require(fixed, "monitor", "a metric whose meaning does not change with the loss", module.monitor, remedy)
