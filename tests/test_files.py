@@ -51,7 +51,7 @@ def test_a_disk_that_is_read_only_is_said_of_the_file_and_not_of_a_temporary_one
     assert fault.value.filename == str(tmp_path / "a.txt")
 
 
-def test_what_a_killed_process_left_is_removed_at_the_next_write_and_what_a_living_one_writes_is_not(tmp_path):
+def test_files_of_a_killed_process_are_removed_at_the_next_write_and_those_of_a_living_one_are_not(tmp_path):
     with subprocess.Popen(["true"]) as process:
         process.wait()  # its process id is free again
     left, own = (tmp_path / f".b.{_host()}-{number}-7.partial.txt" for number in (process.pid, os.getpid()))

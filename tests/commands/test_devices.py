@@ -47,7 +47,7 @@ def test_a_sweep_in_one_process_refuses_several_devices(tmp_path, monkeypatch):
         train_small(tmp_path, "trainer.devices=2", "trainer.strategy=ddp")
 
 
-def test_what_depends_on_the_number_of_processes_is_known_before_they_start(tmp_path, monkeypatch):
+def test_settings_that_depend_on_the_number_of_processes_are_known_before_they_start(tmp_path, monkeypatch):
     def fit(cfg, trainer, module, data, run):
         loaders = data.loader("train"), data.loader("val", 1)
         raise RuntimeError(f"{loaders[0].sampler.joins}, {loaders[1].sampler.length} images to validate")
@@ -60,7 +60,7 @@ def test_what_depends_on_the_number_of_processes_is_known_before_they_start(tmp_
         train_small(tmp_path / "b", *two, "dataset.test=1")
 
 
-def test_of_several_nodes_each_must_know_its_number(tmp_path, monkeypatch):
+def test_each_of_several_nodes_must_know_its_number(tmp_path, monkeypatch):
     for name in ("RANK", "NODE_RANK", "SLURM_PROCID", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     sentence = r"trainer\.num_nodes: expected a rank for each node, got none for this node; start the run with torchrun"

@@ -111,7 +111,7 @@ def test_a_second_call_measures_nothing_unless_the_run_was_trained_again(configu
     assert len(list((run / "evaluations").iterdir())) == 2
 
 
-def test_what_folds_with_a_normalization_of_their_own_measure_is_one_set_of_images(configure, tmp_path, pairs):
+def test_folds_with_their_own_normalization_are_evaluated_as_one_set_of_images(configure, tmp_path, pairs):
     """The report averages over runs whose evaluations have the same name."""
     names = []
     for mean in ([0.4], [0.6]):
@@ -199,7 +199,7 @@ def test_a_run_on_patches_is_tested_on_whole_images_as_evaluate_sees_them(config
     assert rows["objects"].tolist() == [1] * len(rows)
 
 
-def test_of_several_processes_each_measures_whole_images_of_its_own_and_a_limit_takes_the_first_ones(
+def test_each_of_several_processes_measures_its_own_whole_images_and_a_limit_takes_the_first_ones(
     tmp_path, monkeypatch
 ):
     write_scenes(tmp_path / "data", 15, height=80, width=70, radius=12)
@@ -244,13 +244,13 @@ def test_images_that_the_run_trained_on_are_pointed_out(configure, run, caplog):
     assert facts_of(out, "evaluation.json")["seen_in_training"] == 12
 
 
-def test_of_data_that_have_changed_since_the_training_it_must_be_said_which_images(configure, pairs, tmp_path):
+def test_the_user_must_say_which_images_of_data_that_have_changed_since_training(configure, pairs, tmp_path):
     run = write_run(tmp_path / "run", "dataset=folder", f"dataset.root={pairs}", "dataset.cache_dir=null")
     with pytest.raises(ContractError, match="run: expected the data that it was trained on, got changed data; set s"):
         call(configure, run)
 
 
-def test_of_many_runs_those_that_cannot_be_measured_are_named_and_the_rest_continues(configure, run, pairs, caplog):
+def test_runs_that_cannot_be_measured_are_named_and_the_others_continue(configure, run, pairs, caplog):
     caplog.set_level("INFO")
     gray = write_run(run.parent / "gray", "dataset.channels=1", "model.in_channels=1", "dataset.size=48")
     outs = call(configure, run.parent, *other(pairs))

@@ -49,7 +49,7 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_what_was_found_about_the_files_is_said_before_the_first_epoch(run):
+def test_warnings_about_files_are_logged_before_the_first_epoch(run):
     said = (run / "log.txt").read_text().splitlines()
     before = said[: next(k for k, line in enumerate(said) if line.startswith("epoch 1"))]
     lines = [line.removeprefix("data: ") for line in before if line.startswith("data: ")]

@@ -324,7 +324,7 @@ def test_names_stay_apart(tmp_path):
         find_images(str(tmp_path / "bare"), NOWHERE)
 
 
-def test_what_is_no_image_of_the_user_is_left_out_and_counted(tmp_path):
+def test_files_that_are_not_images_of_the_user_are_left_out_and_counted(tmp_path):
     own = ["a.png", "sub/b.png", ".hidden/c.png", "__x/._d.png", "notes.txt", "old/predictions.json", "old/masks/a.png"]
     elsewhere = tmp_path / "elsewhere"
     folder = tmp_path / "photos"

@@ -37,7 +37,7 @@ def test_the_report_of_a_class_does_not_replace_that_of_all_classes(tmp_path, ca
     assert study.report(second, of_class="foreground").parent == second
 
 
-def test_of_many_reasons_why_runs_are_left_out_some_are_said(tmp_path, caplog):
+def test_only_some_of_many_reasons_why_runs_are_left_out_are_printed(tmp_path, caplog):
     roots = [write_sweep(tmp_path / name, [FakeLoss("bce")], [*range(7)]) for name in ("first", "second")]
     cfg = compose("report", f"roots=[{roots[0]},{roots[1]}]")
     report(cfg, tmp_path)

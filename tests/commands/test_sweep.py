@@ -108,7 +108,7 @@ def test_each_launcher_says_whether_its_jobs_share_a_process_and_a_screen(launch
         ("logger=mlflow", "train", "mlflow", "mlflow"),
     ],
 )
-def test_what_is_not_installed_is_one_sentence_with_the_remedy_before_a_sweep(monkeypatch, word, who, package, extra):
+def test_a_missing_package_is_one_sentence_with_the_remedy_before_a_sweep(monkeypatch, word, who, package, extra):
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["train", "-m", word, "seed=1,2"])
     with pytest.raises(SystemExit) as stop:

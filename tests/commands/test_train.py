@@ -49,7 +49,7 @@ def test_a_run_that_finds_nothing_says_so(tmp_path, caplog):
     assert "finds nothing" not in caplog.text
 
 
-def test_what_chooses_the_checkpoint_does_not_prefer_to_find_nothing(configure):
+def test_the_monitor_does_not_prefer_a_model_that_finds_nothing(configure):
     target = torch.zeros(2, 1, 8, 8)
     target[0, 0, :4, :4] = 1
     blind, rough = torch.full_like(target, -9), torch.full_like(target, -9)
@@ -122,7 +122,7 @@ def test_a_batch_norm_of_one_value_trains_where_one_image_is_left_over_and_refus
         train(cfg, tmp_path / "one")
 
 
-def test_what_belongs_to_a_validation_is_of_the_epochs_that_are_validated(tmp_path, monkeypatch, caplog):
+def test_validation_metrics_exist_only_for_epochs_that_are_validated(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     monkeypatch.setattr(EpochLines.__init__, "__defaults__", (-1.0,))  # log every epoch
     seen, step = [], torch.optim.lr_scheduler.ReduceLROnPlateau.step
@@ -235,9 +235,7 @@ def photographs(root):
     return ["dataset=folder", f"dataset.root={root}", "dataset.cache_dir=null", *OF_FILES]
 
 
-def test_what_chooses_the_checkpoint_on_patches_is_the_score_of_tiles_which_is_near_that_of_whole_images(
-    configure, tmp_path
-):
+def test_the_monitor_on_patches_is_the_score_of_tiles_which_is_near_that_of_whole_images(configure, tmp_path):
     words = [*photographs(tmp_path / "data"), "dataset.fit=patch", "optimizer.lr=0.01", "seed=2"]
     value = train(configure("train", *words, folder=tmp_path / "run"), tmp_path / "run")
     assert epochs_of(tmp_path / "run")["val/iou_pooled"].max() == pytest.approx(value)

@@ -34,7 +34,7 @@ def dataset(tmp_path):
     return Folder(root=str(tmp_path), **folders, size=24, cache_dir=None)
 
 
-def test_a_copy_on_the_other_side_is_a_leak_and_nothing_else_is(dataset):
+def test_a_copy_in_another_split_is_a_leak_and_nothing_else_is(dataset):
     found = audit(dataset)
     assert [leak.replace("(val)", "(train)") for leak in found.leaks] == [
         "train/5 (train) and test/2 (test) look the same"

@@ -71,7 +71,7 @@ def test_the_windows_of_the_header_and_of_percentiles(tmp_path, ramp):
             read_mammogram(path, "header")
 
 
-def test_what_is_no_dicom_is_one_sentence_with_its_name(tmp_path, ramp):
+def test_a_file_that_is_not_dicom_is_one_sentence_with_its_name(tmp_path, ramp):
     whole = write_dicom(tmp_path / "a.dcm", ramp)
     (tmp_path / "short.dcm").write_bytes((tmp_path / "a.dcm").read_bytes()[:-300])
     (tmp_path / "text.dcm").write_text("hello")

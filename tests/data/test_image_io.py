@@ -223,7 +223,7 @@ def test_more_pixels_than_can_be_decoded_are_one_sentence(tmp_path, name, data):
         read_image(str(tmp_path / name))
 
 
-def test_what_is_no_image_is_one_sentence(tmp_path):
+def test_a_file_that_is_not_an_image_is_one_sentence(tmp_path):
     with pytest.raises(ContractError, match=r"gone.png: expected a readable file, got No such file"):
         read_image(str(tmp_path / "gone.png"))
     (tmp_path / "a.png").write_text("hello")

@@ -163,7 +163,7 @@ def test_images_reduced_beforehand_are_seen_as_the_raw_ones(options):
 
 
 @pytest.mark.parametrize("options", [{}, {"soft": True}, {"fit": "pad"}, {"reduce": 2}, {"classes": VALUES}])
-def test_what_would_vanish_keeps_a_pixel_that_counts(options):
+def test_an_object_that_would_vanish_keeps_a_pixel_that_counts(options):
     dataset = Folder(root="x", images="i", masks="m", size=8, **options)
     mask, valid = np.zeros((64, 64), np.uint8), np.ones((64, 64), bool)
     valid[8:16, 8:14] = False

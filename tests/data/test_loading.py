@@ -81,7 +81,7 @@ def test_data_in_memory_and_on_a_device_give_the_batches_of_the_disk(scene):
                 assert torch.equal(batch[key], true[key]), key
 
 
-def test_two_runs_of_a_process_share_the_images_that_it_holds_and_another_data_set_replaces_them():
+def test_two_runs_of_a_process_share_the_images_that_it_holds_and_another_dataset_replaces_them():
     from seglab.data import loading
 
     first, again = (DataModule(Synthetic(**SMALL), store="memory").loader("train").dataset for _ in range(2))

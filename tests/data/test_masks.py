@@ -25,7 +25,7 @@ def test_a_mask_is_the_same_in_every_format(tmp_path):
         np.testing.assert_array_equal(found, mask, kind)
 
 
-def test_what_loss_has_blurred_is_cut_at_half_and_said(tmp_path):
+def test_edges_blurred_by_lossy_compression_are_cut_at_half_with_a_warning(tmp_path):
     mask = scene(2, 96, 96, 20)[1]
     for kind, (suffix, write) in LOSSY.items():
         write(tmp_path / f"m{suffix}", mask)

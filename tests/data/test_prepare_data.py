@@ -126,7 +126,7 @@ def test_a_cache_of_which_a_part_is_gone_is_built_anew_and_one_beyond_the_bound_
     assert len(folders(dataset)) == 1
 
 
-def test_what_is_remembered_survives_half_a_line_and_garbage(dataset):
+def test_remembered_results_survive_half_a_line_and_garbage(dataset):
     first = open_data(dataset).fingerprint
     file = Path(dataset.cache_dir) / "hashes.jsonl"
     for path in Path(dataset.root).rglob("*.png"):
@@ -198,7 +198,7 @@ def test_an_image_that_is_smaller_than_its_patches_is_filled_up_with_black(datas
     assert mask.sum() == 15
 
 
-def test_a_data_set_that_is_computed_is_so_once_in_a_process():
+def test_a_dataset_that_is_computed_is_so_once_in_a_process():
     first, again, other = (
         DataModule(Synthetic(size=32, train=3, val=1, test=1, image_seed=k)).opened for k in (0, 0, 1)
     )

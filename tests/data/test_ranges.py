@@ -113,7 +113,7 @@ def test_a_named_range_is_taken_as_it_is(tmp_path):
             Folder(root="", range=wrong)
 
 
-def test_whole_numbers_with_no_data_are_not_white_without_a_word(tmp_path):
+def test_integers_with_no_data_are_not_clipped_to_white_without_a_warning(tmp_path):
     data = write(tmp_path, [one.astype(np.uint16) * 200 for one in gray()])
     for k, path in enumerate(sorted((tmp_path / "images").iterdir())):
         tifffile.imwrite(path, gray()[k].astype(np.uint16) * 200, extratags=[(42113, "s", 2, "0", True)])

@@ -40,7 +40,7 @@ def test_any_number_of_bands_is_resized_band_by_band(bands):
         np.testing.assert_allclose(resize(image, side, side), expected, atol=1)  # rounding differs
 
 
-def test_padding_keeps_proportions_and_centres():
+def test_padding_keeps_proportions_and_centers():
     out = fit(np.full((40, 20), 7, np.uint8), 40, "pad")
     assert out.tolist() == [[0] * 10 + [7] * 20 + [0] * 10] * 40
 

@@ -15,7 +15,7 @@ def groups(items):
     return {item.group for item in items}
 
 
-def test_no_group_lies_on_two_sides_and_no_item_is_lost():
+def test_no_group_is_in_two_splits_and_no_item_is_lost():
     splits = split_by_group(items(120, groups=30), 0.2, 0.2, 0)
     apart = [groups(some) for some in (splits.train, splits.val, splits.test)]
     assert sum(map(len, apart)) == len(set.union(*apart)) == 30
@@ -34,7 +34,7 @@ def test_the_split_depends_on_its_seed_and_not_on_the_order_and_few_new_images_m
 @pytest.mark.parametrize(
     ("count", "val_fraction", "sizes"), [(3, 0.15, [1, 1, 1]), (3, 0.0, [2, 0, 1]), (1, 0.15, [1, 0, 0])]
 )
-def test_of_a_few_images_each_split_gets_one_if_it_is_to_get_any(count, val_fraction, sizes):
+def test_each_split_gets_one_of_a_few_images_if_it_is_to_get_any(count, val_fraction, sizes):
     assert [len(ids) for ids in split_by_group(items(count), val_fraction, 0.15, 0).ids().values()] == sizes
 
 

@@ -71,7 +71,7 @@ def test_the_task_is_that_of_the_folder_as_it_is_now(raw, folder):
     assert prepared.task.classes == ("background", "a")
 
 
-def test_what_was_interrupted_resumes_where_it_stopped(raw, folder, monkeypatch):
+def test_an_interrupted_build_resumes_where_it_stopped(raw, folder, monkeypatch):
     Path(raw.root, "images/4.png").write_bytes(b"broken")
     with pytest.raises(ContractError, match=r"4\.png"):
         build(raw.items(), raw, folder)
@@ -129,7 +129,7 @@ def test_a_changed_byte_is_found_when_its_image_is_first_read_and_in_a_store_of_
         item.image()
 
 
-def test_a_damaged_record_and_all_behind_it_are_made_again(raw, folder):
+def test_a_damaged_record_and_all_after_it_are_made_again(raw, folder):
     build(raw.items(), raw, folder)
     for damage in (b"\xff\xfe\0", b"\n\n\n"):
         whole = (folder / "records.jsonl").read_bytes()

@@ -58,7 +58,7 @@ ORDINARY = st.one_of(FEW, WORDS, st.none(), st.booleans(), st.lists(FEW, max_siz
 @pytest.mark.slow
 @settings(max_examples=20, suppress_health_check=list(HealthCheck), derandomize=True, phases=[Phase.generate])
 @given(st.dictionaries(st.sampled_from(OPTIONS), ORDINARY, min_size=1, max_size=2))
-def test_what_passes_the_check_trains_or_ends_in_a_sentence(changes):
+def test_a_configuration_that_passes_the_check_trains_or_ends_in_a_sentence(changes):
     with TemporaryDirectory() as place, contextlib.chdir(place):
         cfg = changed({"trainer.max_epochs": 1, "trainer.limit_train_batches": 1, "workers": 0, **changes})
         said = ""

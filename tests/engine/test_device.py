@@ -10,7 +10,7 @@ from seglab.contract import ContractError
 from seglab.engine import device
 
 
-def test_a_torch_that_says_nothing_of_the_cpu_computes_in_float32(monkeypatch):
+def test_without_facts_about_the_cpu_torch_computes_in_float32(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # as before torch 2.11
     assert device.precision("cpu", "auto") == "32-true"
     assert device.device_facts("32-true")["cpu"] == "CPU"

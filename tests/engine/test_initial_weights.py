@@ -42,7 +42,7 @@ def test_every_weight_and_buffer_of_a_like_model_is_loaded(tmp_path, kind):
     assert (facts["loaded"], facts["weights"], facts["left"]) == (9, 9, [])
 
 
-def test_what_does_not_fit_is_named_and_keeps_its_first_values(tmp_path):
+def test_weights_that_do_not_fit_are_named_and_keep_their_initial_values(tmp_path):
     there, here = Net(channels=3), Net(channels=1)
     state = there.state_dict()
     del state["head.bias"]
@@ -74,7 +74,7 @@ def test_patterns_choose_by_the_models_names_from_any_dot_on(tmp_path):
         assert (facts["loaded"], facts["left"]) == (7, ["net.head.weight", "net.head.bias"])
 
 
-def test_where_nothing_can_be_loaded_is_one_sentence(tmp_path):
+def test_a_source_of_which_nothing_can_be_loaded_is_one_sentence(tmp_path):
     other = saved(tmp_path, {"down.weight": torch.zeros(1)}, "bare")
     (tmp_path / "text.ckpt").write_text("no weights")
     for source, include, words in (

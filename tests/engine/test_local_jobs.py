@@ -156,7 +156,7 @@ def test_the_cause_of_a_death_is_the_signal_in_the_exit_code(code, cause, tmp_pa
 @pytest.mark.parametrize(
     ("names", "stopped", "status"), [("a", False, "failed"), ("a", True, "interrupted"), ("ab", False, "interrupted")]
 )
-def test_of_runs_that_died_together_any_may_be_at_fault(names, stopped, status, tmp_path):
+def test_any_of_the_runs_that_died_together_may_be_at_fault(names, stopped, status, tmp_path):
     journal = tmp_path / "journal"
     for name in names:
         left(tmp_path / name, status="running", sweep=str(journal))
@@ -214,7 +214,7 @@ def test_the_time_left_counts_what_runs_at_once():
     assert "left: 3, about 2 min, 2 at once" in summary(runs, 1.0, plan=False, at_once=2)
 
 
-def test_what_a_failed_run_has_said_itself_is_not_said_again(tmp_path, caplog):
+def test_the_message_of_a_failed_run_is_not_repeated(tmp_path, caplog):
     def fails(error):
         with Run(tmp_path) as run:
             run.start()

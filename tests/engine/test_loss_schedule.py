@@ -35,7 +35,7 @@ def test_the_weight_of_the_boundary_loss_grows_by_a_hundredth_an_epoch(configure
     assert loss.terms["boundary"].weight == 0.01
 
 
-def test_what_does_not_happen_in_a_training_is_said():
+def test_a_ramp_or_switch_that_training_does_not_reach_is_reported():
     loss = Switch(first=WeightedBCE(pos_weight=2.0), second=Dice(), at=3)
     found = ramps({"first": {"pos_weight": {"to": 1, "epochs": 4}}}, loss)
     assert unreached(loss, found, 5) == []

@@ -65,7 +65,7 @@ def test_normalizing_is_the_textbook_formula():
     torch.testing.assert_close(normalized, (image / 255 - mean) / std, rtol=1e-5, atol=1e-5)
 
 
-def test_a_loss_that_is_no_number_stops_and_names_its_images():
+def test_a_loss_that_is_nan_stops_the_run_and_names_its_images():
     with pytest.raises(ContractError, match=r"loss: expected a finite number, got nan; in epoch 0 for two; lower"):
         module(Poisoned()).training_step(batch(), 0)
     with pytest.raises(
@@ -140,7 +140,7 @@ def loader_of(samples):
     return DataLoader(samples, batch_size=None, sampler=EpochBatches(len(samples), 1, True, 1))
 
 
-def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were():
+def test_a_dry_run_leaves_weights_statistics_and_random_state_as_they_were():
     trained = module()
     before, state = copy.deepcopy(trained.state_dict()), torch.get_rng_state()
     dry_run(trained, loader_of(three_samples()), torch.device("cpu"))
@@ -157,13 +157,13 @@ def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were():
         (lambda z, t: (z.sum() + t.sum()) * torch.nan, "finite values for logits, got nan, nan, nan; set loss.takes"),
     ],
 )
-def test_somebody_elses_loss_without_gradient_or_value_is_one_sentence(function, fault):
+def test_an_external_loss_without_gradient_or_value_is_one_sentence(function, fault):
     trained = module(loss=External(function=function))
     with pytest.raises(ContractError, match=fault):
         dry_run(trained, loader_of(three_samples()), torch.device("cpu"))
 
 
-def test_what_has_passed_its_rehearsal_is_not_tried_again_under_its_name():
+def test_a_dry_run_that_passed_is_not_repeated_for_its_key():
     bad = module(loss=External(function=lambda z, t: (z.sum() + t.sum()) * torch.nan))
     dry_run(module(), loader_of(three_samples()), torch.device("cpu"), "bce")
     dry_run(bad, loader_of(three_samples()), torch.device("cpu"), "bce")

@@ -101,7 +101,7 @@ def test_a_group_that_a_command_does_not_have_is_not_suggested(configure):
         refuse_added(configure("prepare", "+augment=light"), ["+augment=light"], "prepare", str(CONF))
 
 
-def test_of_an_option_that_is_given_twice_the_last_value_holds():
+def test_the_last_value_of_a_repeated_option_holds():
     words = ["loss=bce", "dataset.classes={a: 0}", "seed=1", "loss=dice", "++dataset.classes={a: 0, b: 1}"]
     assert _in_hydra_form(words, "train") == ["loss=dice", "++dataset.classes={a: 0, b: 1}", "seed=1"]
 
@@ -113,7 +113,7 @@ def test_words_that_need_each_other_are_not_blamed_for_the_error_of_a_launcher()
     assert explain(RuntimeError("no cluster"), "train", str(CONF), words) == "no cluster"
 
 
-def test_what_would_be_merged_with_another_choice_is_refused():
+def test_a_word_that_would_be_merged_with_another_choice_is_refused():
     said = "loss._target_: expected a choice of loss, got only a class; write loss=external loss.function._target_=a.L"
     assert wrong_choice("loss._target_=a.L", CONF) == said
     said = "loss: expected one choice, got [bce, dice]; to run each of them, use -m loss=bce,dice"

@@ -71,7 +71,7 @@ def test_a_function_may_stand_inside_of_a_sum_and_of_external():
     torch.testing.assert_close(build_loss(external)(Z, T), BCE()(Z, T))
 
 
-def test_what_is_no_loss_or_misspelt_is_one_sentence():
+def test_a_target_that_is_not_a_loss_or_is_misspelled_is_one_sentence():
     with pytest.raises(ConfigError, match="expected function to be callable, got 'no loss'"):
         build_loss({"_target_": f"{HERE}.nothing"})
     sentence = r"loss\.function\.wait: expected .*weight, got a parameter that weighted does not have"

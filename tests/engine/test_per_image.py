@@ -37,7 +37,7 @@ def test_a_row_holds_the_textbook_scores_in_the_order_of_the_images():
     assert row["objects"] == scipy.ndimage.label(true, np.ones((3, 3)))[1]
 
 
-def test_objects_that_the_data_set_tells_apart_are_found_one_by_one():
+def test_objects_that_the_dataset_tells_apart_are_found_one_by_one():
     target = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     target[..., 1:3, 1:7] = 1  # two touching ships of 2 x 3 and a separate one of 2 x 2
     target[..., 5:7, 5:7] = 1

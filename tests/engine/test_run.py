@@ -46,7 +46,7 @@ def test_a_run_that_breaks_keeps_the_reason(tmp_path, error, ended, traced):
     assert bool(facts["error"]["traceback"]) == traced
 
 
-def test_what_a_checkpoint_was_made_from_is_known_until_it_is_gone(tmp_path):
+def test_the_origin_of_a_checkpoint_is_known_until_it_is_gone(tmp_path):
     made_from = {"data": {"fingerprint": "a"}, "initial": {"run": "b"}}
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/last.ckpt").touch()

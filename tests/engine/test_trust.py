@@ -28,7 +28,7 @@ def test_only_classes_of_known_packages_are_built(target):
         require_trusted(node, "run a")
 
 
-def test_what_runs_are_made_of_is_trusted_and_so_is_what_the_user_names():
+def test_classes_of_runs_are_trusted_and_so_are_modules_that_the_user_names():
     for target in ("torch.optim.AdamW", "torch.optim.lr_scheduler.CosineAnnealingLR", "seglab.models.unet.UNet"):
         require_trusted({"_target_": target, "_partial_": True}, "run a")
     require_trusted({"_target_": "mymodule.losses.Mine"}, "run a", ["mymodule"])

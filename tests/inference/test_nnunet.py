@@ -115,7 +115,7 @@ def test_volumes_without_an_ignore_label_and_losses_inside_of_losses(exported):
         ([], "loss: expected the name of a loss, got none; set loss=NAME"),
     ],
 )
-def test_what_cannot_be_exported_is_one_sentence(configure, words, sentence):
+def test_a_loss_that_cannot_be_exported_is_one_sentence(configure, words, sentence):
     with pytest.raises(ContractError, match=sentence):
         export(configure("export", *(["what=nnunet"] if "what" not in "".join(words) else []), *words), Path())
 

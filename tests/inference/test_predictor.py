@@ -76,7 +76,7 @@ def test_a_run_on_patches_slides_with_its_own_size_and_reduces_as_in_training(ru
     assert masks == [[[0, 0, 1, 1]], [[0, 1, 1, 1]]]
 
 
-def test_a_turn_and_its_way_back_are_nothing():
+def test_a_symmetry_and_its_inverse_cancel():
     square = torch.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
     for tta, count in {"none": 1, "flips": 4, "d4": 8}.items():
         turns = [transformed(square, turn) for turn in SYMMETRIES[tta]]
@@ -112,6 +112,6 @@ def test_a_film_is_cut_to_the_breast_where_training_was(runs, tmp_path):
     assert whole.of_file(str(tmp_path / "film.png")).shape == (190, 150)
 
 
-def test_what_the_model_cannot_take_is_one_sentence(runs):
+def test_an_input_that_the_model_cannot_take_is_one_sentence(runs):
     with pytest.raises(ContractError, match="divisible by 4, got 50x50; set window=48"):
         opened(runs / "whole", window=50)

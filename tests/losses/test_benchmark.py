@@ -39,7 +39,7 @@ def test_a_loss_without_a_whole_graph_is_measured_uncompiled(make):
     assert rows[1].compiled != rows[1].compiled
 
 
-def test_what_cannot_be_measured_is_one_sentence(configure, tmp_path):
+def test_a_benchmark_that_cannot_be_measured_is_one_sentence(configure, tmp_path):
     with pytest.raises(ContractError, match=r"losses: expected losses.OPTION=VALUE, got losses=x; losses.only="):
         benchmark(configure("benchmark", "what=losses", "losses=x"), tmp_path)
     for names, expected in (("dyce", "names among .*, dice, .*, got .'dyce'"), ("lovasz_softmax", "a loss for binary")):

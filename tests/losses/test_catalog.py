@@ -34,7 +34,7 @@ def test_every_card_tells_all(case):
 
 
 @of(lambda case: case.name != "external")
-def test_what_python_prints_makes_the_loss_again(case):
+def test_the_repr_of_a_loss_recreates_it(case):
     again = eval(repr(case.loss), vars(seglab.losses))
     assert again == case.loss
     assert hash(again) == hash(case.loss)

@@ -149,7 +149,7 @@ def test_the_batch_is_no_image_whose_objects_have_numbers(name):
 
 
 @pytest.mark.parametrize("partition", ["cells", "components"])
-def test_of_one_object_or_none_a_loss_per_component_is_the_plain_one(partition):
+def test_a_loss_per_component_is_the_plain_loss_for_one_object_or_none(partition):
     logits, target = scene()  # the second image is empty, the third has one object
     case = Case("per_component", "binary", build("per_component", partition=partition))
     plain = BCEDice()(logits, target)
@@ -231,7 +231,7 @@ def test_the_weights_of_foreign_code_belong_to_the_module_of_a_loss():
     assert list(Dice().as_module().state_dict()) == []
 
 
-def test_a_value_that_is_no_number_for_each_image_is_named(logits, target):
+def test_a_loss_that_does_not_return_one_number_per_image_is_named(logits, target):
     @dataclass(frozen=True, kw_only=True)
     class Mine(Loss):
         shape: tuple[int, ...]

@@ -49,7 +49,7 @@ def test_an_image_costs_the_same_alone_and_in_any_order(case, logits, target):
     torch.testing.assert_close(case(logits[order], target[order]), together[order])
 
 
-def test_the_tensors_of_a_step_go_when_it_ends(case, logits, target):
+def test_the_tensors_of_a_step_are_freed_when_it_ends(case, logits, target):
     """On a GPU, tensors that wait for Python's garbage collector would occupy memory needed by the next step."""
     weights = logits.clone().requires_grad_()
 
@@ -93,7 +93,7 @@ def test_inputs_are_left_as_they_were(case, logits, target):
 
 
 @of(lambda case: case.name.startswith("lovasz"))  # their ranking has no derivative
-def test_a_target_that_wants_a_gradient_changes_none_of_the_logits(case, logits, target):
+def test_a_target_that_requires_a_gradient_changes_none_of_the_logits(case, logits, target):
     shares = (target if case.task != "multiclass" else one_hot(target, 4)).float().requires_grad_()
     z = logits.clone().requires_grad_()
     case(z, shares).sum().backward()
@@ -158,7 +158,7 @@ def test_a_perfect_prediction_costs_nothing_and_no_loss_is_negative(case, logits
 
 @of(plain)
 @pytest.mark.slow
-def test_the_way_down_leads_to_the_target(case, logits, target):
+def test_gradient_descent_leads_to_the_target(case, logits, target):
     z, maps = logits.clone().requires_grad_(), case.maps(target, logits)
     optimizer = torch.optim.Adam([z], lr=0.5)
     for _ in range(100):

@@ -51,7 +51,7 @@ def test_a_skipped_image_is_left_out_of_the_mean_and_never_counted_as_right(make
 
 
 @pytest.mark.parametrize("name", ["dice", "iou", "jml"])
-def test_of_many_classes_a_policy_is_that_of_each(make, name):
+def test_with_many_classes_the_policy_applies_to_each(make, name):
     logits, target = scene("multiclass")  # the third image has only classes 0 and 1
     each = make(name, "multiclass").per_class(logits, target)
     torch.testing.assert_close(make(name, "multiclass")(logits, target), each.mean(1))

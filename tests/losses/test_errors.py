@@ -115,7 +115,7 @@ def test_an_image_without_a_batch_or_with_integers_is_refused(case):
         case.loss(torch.zeros(1, 1, 8, 8, dtype=torch.int64), torch.zeros(1, 1, 8, 8))
 
 
-def test_what_is_no_tensor_is_named_and_ids_of_16_bits_are_read():
+def test_an_argument_that_is_not_a_tensor_is_named_and_ids_of_16_bits_are_read():
     logits, target = scene("multiclass")
     loss = BCE(task="multiclass")
     for wrong, types in (
@@ -139,7 +139,7 @@ def test_a_missing_map_is_named(case, logits, target):
 
 
 @of(some)
-def test_numbers_that_are_none_and_targets_out_of_range_are_named(case, logits, target):
+def test_nan_logits_and_targets_out_of_range_are_named(case, logits, target):
     broken, maps = logits.clone(), case.maps(target, logits)
     broken[0, 0, 0, :2] = torch.tensor([torch.nan, torch.inf])
     for call in (case.loss.check, lambda *pair: case.loss(*pair, **maps)):
@@ -155,7 +155,7 @@ def test_numbers_that_are_none_and_targets_out_of_range_are_named(case, logits, 
     case.loss.check(logits, target)
 
 
-def test_no_loss_stumbles_over_logits_that_are_no_numbers(case, logits, target):
+def test_no_loss_fails_on_nan_logits(case, logits, target):
     logits[0, 0, 0, :2] = torch.nan
     with pytest.raises(ContractError, match=r"expected finite logits, got 2 of \d+ that are NaN or infinite"):
         case(logits, target)
@@ -189,7 +189,7 @@ def test_class_ids_for_foreign_code_are_not_made_of_shares():
     assert External(function=F.cross_entropy, task="multiclass")(shares, shares).isfinite().all()
 
 
-def test_what_is_no_loss_inside_of_one_is_named(target):
+def test_an_inner_loss_that_is_not_a_loss_is_named(target):
     terms = r"Sum: expected terms=\{NAME: Term\(loss=..., weight=...\), ...\}, got "
     for wrong in ([BCE()], {"a": BCE()}):
         with pytest.raises(ContractError, match=terms):
@@ -302,7 +302,7 @@ def test_class_weights_that_do_not_fit_the_task_are_named(make):
         kind(task="multiclass", class_weights="auto").with_class_frequency((0.9, 0.1, 0.0))
 
 
-def test_what_is_no_mean_over_classes_has_no_values_by_class(make):
+def test_a_loss_that_is_not_a_mean_over_classes_has_no_values_by_class(make):
     for name in ("bce", "bce_dice", "sum"):
         loss, (logits, target) = make(name, "multiclass"), scene("multiclass")
         maps = {need: torch.zeros(logits.shape) for need in loss.needs}

@@ -122,7 +122,7 @@ def test_foreground_and_background_may_change_places_with_their_weights(make, na
     torch.testing.assert_close(*gradients, atol=1e-8, rtol=1e-5)
 
 
-def test_of_equal_classes_balanced_ce_is_bce_and_generalized_dice_the_mean_of_both_dices(make, logits):
+def test_for_equal_classes_balanced_ce_is_bce_and_generalized_dice_the_mean_of_both_dices(make, logits):
     half = torch.zeros(3, 1, 12, 12, dtype=torch.uint8)
     half[:, :, :6] = 1
     torch.testing.assert_close(make("balanced_ce")(logits, half), make("bce")(logits, half))
@@ -143,7 +143,7 @@ def test_volumes_and_rows_cost_what_their_pixels_cost(case, logits, target):
         torch.testing.assert_close(case(logits.reshape(3, -1, *space), target.reshape(3, -1, *space)), flat)
 
 
-def test_of_many_classes_a_pixel_counts_the_narrowest_gap(make):
+def test_with_many_classes_a_pixel_counts_the_narrowest_gap(make):
     logits, target = scene("multiclass")
     gap = torch.rand(3, 4, 12, 12, generator=torch.Generator().manual_seed(1)) * 20
     cost = torch.nn.functional.cross_entropy(logits, target[:, 0].long(), reduction="none")

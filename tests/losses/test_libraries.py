@@ -8,7 +8,7 @@ from seglab.benchmarks.peers import peers
 from tests.losses.conftest import scene
 
 
-def test_the_number_is_theirs_on_images_with_all_classes(make):
+def test_the_value_is_that_of_the_other_library_on_images_with_all_classes(make):
     same = [peer for peer in peers() if peer.same]
     if not same:
         pytest.skip("needs the extra `bench`")

@@ -83,7 +83,7 @@ def kept(call, *given):
 
 
 @pytest.mark.parametrize(("name", "most"), [("bce", 1.3), ("dice", 1.3), ("bce_dice", 2.3), ("focal", 2.6)])
-def test_of_20_classes_at_most_three_tensors_of_the_logits_size_are_kept(make, name, most):
+def test_at_most_three_tensors_of_the_logits_size_are_kept_for_20_classes(make, name, most):
     logits = torch.randn(2, 20, 64, 64, requires_grad=True)
     target = torch.randint(0, 20, (2, 1, 64, 64), dtype=torch.uint8)
     loss = type(make(name))(task="multiclass")
@@ -91,7 +91,7 @@ def test_of_20_classes_at_most_three_tensors_of_the_logits_size_are_kept(make, n
 
 
 @pytest.mark.parametrize(("name", "most"), [("bce", 4), ("dice", 5), ("bce_dice", 7), ("focal", 8)])
-def test_of_one_class_a_few_are(make, name, most):
+def test_a_few_tensors_are_kept_for_one_class(make, name, most):
     logits = torch.randn(2, 1, 64, 64, requires_grad=True)
     target = (torch.rand(logits.shape) < 0.1).to(torch.uint8)
     assert kept(lambda z, t: make(name)(z, t), logits, target) <= most * 4 * logits.numel() + 4096

@@ -45,7 +45,7 @@ def test_soft_labels_of_valid_pixels_alone_count(case, logits):
     torch.testing.assert_close(case.loss(dirty, label, valid), case.loss(logits[..., :8], soft[..., :8]))
 
 
-def test_all_pixels_valid_is_as_none_given(case, logits, target):
+def test_all_pixels_valid_is_the_same_as_no_valid_mask(case, logits, target):
     valid = torch.ones(3, 1, 12, 12, dtype=torch.bool)
     torch.testing.assert_close(case(logits, target, valid), case(logits, target))
     torch.testing.assert_close(case.gradient(logits, target, valid), case.gradient(logits, target))
@@ -135,7 +135,7 @@ def test_the_worst_are_a_fraction_of_the_valid_pixels(make):
     torch.testing.assert_close(make("topk", fraction=0.2)(logits, target, valid)[0], expected)
 
 
-def test_somebody_elses_loss_gets_a_copy_and_of_a_padded_image_what_is_inside():
+def test_an_external_loss_gets_a_copy_and_only_the_inside_of_a_padded_image():
     seen = []
 
     def function(z, t):

@@ -436,7 +436,7 @@ def test_the_value_is_right_where_the_foreground_is_the_larger_class(case, logit
     assert float(case(z, t)) == pytest.approx(value, rel=3e-6 if case.loss.needs else 1e-11)
 
 
-def test_of_a_mask_with_little_boundary_a_fifth_of_the_intersection_stays(make):
+def test_a_fifth_of_the_intersection_counts_in_a_mask_with_little_boundary(make):
     z = torch.randn(1, 1, 48, 48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     target = torch.zeros(1, 1, 48, 48, dtype=torch.uint8)
     target[..., 3:45, 3:45] = 1  # 164 of 1764 pixels are boundary; twice that is below a fifth

@@ -66,7 +66,7 @@ def test_a_false_negative_weighs_four_times_a_false_positive_and_nothing_in_an_e
     assert (f2(nothing, nothing), f2(one, nothing), f2(nothing, one)) == (1, 0, 0)
 
 
-def test_diagonal_neighbors_are_one_object_and_small_ones_go():
+def test_diagonal_neighbors_are_one_object_and_small_ones_are_removed():
     mask = boxes((0, 0, 2, 2), (2, 2, 4, 4), (10, 10, 11, 12), (20, 20, 25, 25))
     assert components(mask).max() == 3
     kept = components(mask, smallest=3)

@@ -82,7 +82,7 @@ def test_the_tiles_of_an_image_are_scored_as_the_image(empty):
     assert measured(*(part[:2] for part in parts), empty=empty)["iou"] != pytest.approx(whole["iou"], abs=1e-3)
 
 
-def test_logits_that_are_no_numbers_count_as_background_and_break_nothing():
+def test_nan_logits_count_as_background_and_break_nothing():
     logits, target = images()
     logits[2:4] = torch.nan
     result = measured((logits, target), (logits[:2], target[:2]))

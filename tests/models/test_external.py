@@ -41,6 +41,6 @@ def test_other_outputs_are_one_sentence(module, output, said):
         External(module, output)(torch.zeros(1, 3, 8, 8))
 
 
-def test_what_is_no_module_is_refused():
+def test_a_model_that_is_not_a_module_is_refused():
     with pytest.raises(ContractError, match=r"model: module: expected an nn\.Module, got function"):
         External(lambda image: image)

@@ -25,7 +25,7 @@ def roots(tmp_path):
     return [tmp_path / data for data in SKILLS]
 
 
-def test_each_data_set_is_one_value_of_a_t_test(roots):
+def test_each_dataset_is_one_value_of_a_t_test(roots):
     _, studies, over = answer(roots, Question())
     gaps = [study.means["dice"] - study.means["bce"] for study in studies]
     (found,) = over.verdicts
@@ -38,12 +38,12 @@ def test_each_data_set_is_one_value_of_a_t_test(roots):
     assert over.table.loc["dice", "mean"] == pytest.approx(np.mean([study.means["dice"] for study in studies]))
 
 
-def test_two_data_sets_say_that_they_say_little_and_one_says_nothing_of_others(roots):
+def test_two_datasets_say_that_they_say_little_and_one_says_nothing_of_others(roots):
     assert "Two datasets say little" in answer(roots[1:], Question())[2].headline
     assert answer(roots[:1], Question())[2] is None
 
 
-def test_a_data_set_without_the_baseline_has_no_verdict_and_is_left_out_of_the_one_over_all(roots):
+def test_a_dataset_without_the_baseline_has_no_verdict_and_is_left_out_of_the_one_over_all(roots):
     found = answer(roots, Question(against="focal"))
     assert [study.no_verdict for study in found[1]] == [
         "",
@@ -61,7 +61,7 @@ def test_a_data_set_without_the_baseline_has_no_verdict_and_is_left_out_of_the_o
         answer(roots, Question(against="fokal"))
 
 
-def test_other_targets_of_the_same_images_are_no_data_sets_of_their_own(roots):
+def test_other_targets_of_the_same_images_are_no_datasets_of_their_own(roots):
     for folder in roots[2].iterdir():
         config = read_json(folder / "run.json")["config"]
         change(folder, config=config | {"dataset": config["dataset"] | {"root": "disc"}})
@@ -72,7 +72,7 @@ def test_other_targets_of_the_same_images_are_no_data_sets_of_their_own(roots):
     assert answer([roots[0], roots[2]], Question())[2] is None
 
 
-def test_a_data_set_without_a_verdict_of_its_own_is_left_out_and_named(roots):
+def test_a_dataset_without_a_verdict_of_its_own_is_left_out_and_named(roots):
     file = next(roots[1].iterdir()) / "per_image.csv"
     pd.read_csv(file).iloc[1:].to_csv(file, index=False)
     over = answer(roots, Question())[2]
@@ -89,20 +89,20 @@ def test_a_run_that_is_not_finished_puts_off_the_verdict_over_all(roots):
     assert not over.verdicts
 
 
-def test_a_data_set_more_is_another_look_and_the_same_ones_are_not(roots):
+def test_one_more_dataset_is_another_look_and_the_same_ones_are_not(roots):
     first, again = (answer(roots[:2], Question())[2].look for _ in range(2))
     assert (first.number, again.number, answer(roots, Question())[2].look.number) == (1, 1, 2)
     assert len(read_json(roots[0] / "looks.json")[NAME]) == 2
 
 
-def test_a_verdict_that_is_given_counts_although_another_data_set_has_no_finished_run_yet(roots):
+def test_a_verdict_that_is_given_counts_although_another_dataset_has_no_finished_run_yet(roots):
     for run in roots[2].iterdir():
         change(run, status="running")
     assert answer(roots, Question())[2].verdicts
     assert len(read_json(roots[0] / "looks.json").get(NAME, [])) == 1
 
 
-def test_the_report_says_first_what_holds_over_all_data_sets(roots):
+def test_the_report_says_first_what_holds_over_all_datasets(roots):
     sweep, studies, over = answer(roots, Question(metric="dice"))
     html = page("x", studies, [{}] * 3, sweep.runs, "", (over, {}))
     assert html.index('id="all"') < html.index('class="index"') < html.index('id="b0-verdict"')

@@ -72,7 +72,7 @@ def test_of_several_classes_the_numbers_are_those_that_the_report_is_about(evalu
     assert (row["iou"], row["hd95"]) == (iou, hd95)
 
 
-def test_what_the_run_has_found_for_auto_is_no_change(evaluated):
+def test_values_found_for_auto_are_not_reported_as_changes(evaluated):
     run, dataset = evaluated / "bce_s1", {"_target_": "a", "mean": "auto", "range": "auto", "target": "disc"}
     facts = json.loads((run / "run.json").read_text())
     found = {"mean": [0.4], "range": "full"}
@@ -83,7 +83,7 @@ def test_what_the_run_has_found_for_auto_is_no_change(evaluated):
     assert row["what"] == "9 images (all), whole images in their own size, window 512, target=cup"
 
 
-def test_what_was_measured_before_the_run_was_trained_again_is_left_out(evaluated):
+def test_evaluations_from_before_a_run_was_trained_again_are_left_out(evaluated):
     change(evaluated / "bce_s1", finished="2026-12-01T00:00:00+00:00")
     (evaluated / "dice_s1" / "evaluations" / "mias-0a1b2c" / "evaluation.json").write_text("{ truncated")
     (evaluated / "dice_s2" / "evaluations" / "mias-0a1b2c" / "evaluation.json").write_text("[]")
@@ -91,7 +91,7 @@ def test_what_was_measured_before_the_run_was_trained_again_is_left_out(evaluate
     assert sorted(zip(rows["label"], rows["seed"], strict=True)) == [("bce", 2)]
 
 
-def test_the_words_report_what_is_not_as_in_the_run():
+def test_the_description_lists_options_that_differ_from_the_run():
     config = {"dataset": {"_target_": "a", "target": "disc", "size": 64, "root": "here"}}
     facts = {"split": "test", "scale": "run", "data": {"images": 5}, "seen_in_training": 3}
     facts["dataset"] = {"_target_": "a", "target": "cup", "size": 64}

@@ -28,7 +28,7 @@ def test_a_sweep_becomes_a_row_a_run_and_a_row_an_image_of_each(own):
     assert sweep.runs["test/iou"].iloc[3] == pytest.approx(one["iou"].mean())
 
 
-def test_scores_that_are_undefined_in_every_run_are_no_numbers_in_its_report_either(own, tmp_path):
+def test_scores_that_are_undefined_in_every_run_are_undefined_in_the_report(own, tmp_path):
     for folder in own.iterdir():
         change(folder, metrics=dict.fromkeys(json.loads((folder / "run.json").read_text())["metrics"]))
     assert collect([own]).runs["test/iou"].dtype == float
@@ -81,7 +81,7 @@ RUN, IMAGES = "run.json", "per_image.csv"
         (IMAGES, HALF, "per_image.csv cannot be read: no column fp, tp"),
     ],
 )
-def test_what_failed_or_is_damaged_or_foreign_is_a_problem_of_its_run_only(own, file, content, problem):
+def test_a_failed_damaged_or_foreign_run_is_a_problem_of_that_run_only(own, file, content, problem):
     if isinstance(content, dict):
         change(own / "bce_s1", **content)
     elif content is None:
@@ -167,7 +167,7 @@ def test_a_run_without_the_class_asked_for_is_left_out_unless_none_has_it(own):
         collect([own], "moon")
 
 
-def test_of_the_same_experiment_twice_the_last_counts(tmp_path):
+def test_the_last_of_two_runs_of_an_experiment_counts(tmp_path):
     old = write_run(tmp_path / "old", BCE, 1)
     write_run(tmp_path / "new", BCE, 1, finished="2026-12-01T00:00:00+00:00")
     sweep = collect([tmp_path])
@@ -189,14 +189,14 @@ def test_runs_on_different_data_are_never_in_one_benchmark(tmp_path):
     assert set(parts["synthetic target=cup"].images["label"]) == {"bce", "dice"}
 
 
-def test_a_data_set_that_occurs_once_has_its_own_name_and_changed_files_are_numbered(tmp_path):
+def test_a_dataset_that_occurs_once_has_its_own_name_and_changed_files_are_numbered(tmp_path):
     write_run(tmp_path, BCE, 1)
     assert [title for title, _ in collect([tmp_path]).benchmarks()] == ["synthetic"]
     write_run(tmp_path / "later", BCE, 1, data={"fingerprint": "ffff"})
     assert [title for title, _ in collect([tmp_path]).benchmarks()] == ["synthetic, data 1", "synthetic, data 2"]
 
 
-def test_a_run_that_has_not_read_its_data_yet_is_waited_for_with_its_data_set(tmp_path):
+def test_a_run_that_has_not_read_its_data_yet_is_waited_for_with_its_dataset(tmp_path):
     write_run(tmp_path, BCE, 1)
     write_run(tmp_path, DICE, 1, status="running", data=None)
     ((_, part),) = collect([tmp_path]).benchmarks()

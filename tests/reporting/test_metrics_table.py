@@ -46,7 +46,7 @@ def by_hand(folder, threshold):
     return np.nanmean(rows, axis=0)
 
 
-def test_of_several_classes_scores_at_their_tuned_thresholds_are_of_each_and_a_mean(folder):
+def test_several_classes_have_scores_at_tuned_thresholds_for_each_and_a_mean(folder):
     run, both, tuned = folder / "bce_s1", Task("multilabel", ("disc", "cup")), {"disc": 0.25, "cup": 0.5}
     table = np.load(run / "histograms.npz")["test"]
     found = at_threshold(np.stack([table, table], 1), both, tuned, "correct")
@@ -111,7 +111,7 @@ def test_the_loss_with_the_best_mean_has_it_in_the_table_too(own):
     assert study.means == pytest.approx(study.spread["hd95", "mean"].to_dict())
 
 
-def test_less_is_better_only_for_distances_errors_and_losses():
+def test_lower_is_better_only_for_distances_errors_and_losses():
     better_if_lower = {key for block in BLOCKS.values() for key in block if worse_if_higher(key)}
     rough = {"epochs/train roughness", "epochs/val roughness", "epochs/seconds"}
     calibration = {f"{rule}{key}" for rule in ("", "scaled/", "calibrated/") for key in ("nll", "brier", "ece")}
@@ -121,7 +121,7 @@ def test_less_is_better_only_for_distances_errors_and_losses():
     assert title("foreground_confidence") == "foreground confidence"
 
 
-def test_what_was_found_is_counted_by_hand():
+def test_objects_found_agree_with_a_count_by_hand():
     rows = {
         "run": [0] * 12,
         "id": [str(k) for k in range(12)],

@@ -169,7 +169,7 @@ def test_csv_and_markdown_agree_with_the_study(study):
     assert f"| dice | {study.spread['iou', 'mean']['dice']:.3f} ±" in words
 
 
-def test_runs_on_two_data_sets_get_a_part_and_files_each_and_are_not_compared(tmp_path, monkeypatch):
+def test_runs_on_two_datasets_get_a_part_and_files_each_and_are_not_compared(tmp_path, monkeypatch):
     for shift, losses in ((-1, ("bce", "dice")), (1, ("bce", "iou"))):  # the same letters in both titles
         data = {"extra": {"dataset": {"shift": shift}}, "data": {"fingerprint": f"{shift}ffff"}}
         write_sweep(tmp_path / str(shift), [FakeLoss(name) for name in losses], [1, 2], **data)
@@ -245,7 +245,7 @@ def test_all_losses_beside_a_baseline_are_named_however_many(tmp_path):
     assert {found.pair.first for found in best.named} == {best.labels[0]}
 
 
-def test_of_very_many_pairs_the_page_lists_those_of_the_best_losses(tmp_path, monkeypatch):
+def test_the_page_lists_pairs_of_the_best_losses_if_there_are_very_many(tmp_path, monkeypatch):
     write_sweep(tmp_path, [FakeLoss(f"l{k}", 0.5 * k) for k in range(4)], [1, 2], images=4)
     monkeypatch.setattr(report_sections, "MOST_PAIRS", 2)
     study = Study("data", collect([tmp_path]), Question())

@@ -111,13 +111,13 @@ def test_a_label_has(made, labels):
     assert set(differences(found)) <= {"init_from"}  # the labels name all other differences
 
 
-def test_what_differs_together_with_the_loss_is_listed_and_not_in_the_label():
+def test_settings_that_differ_together_with_the_loss_are_listed_and_not_in_the_label():
     found = runs(("bce", 1, FAST), ("bce", 2, FAST), ("dice", 1, SLOW))
     assert found["label"].tolist() == ["bce", "bce", "dice"]
     assert differences(found) == {"optimizer.lr": {"0.01": ["bce"], "0.001": ["dice"]}}
 
 
-def test_what_chooses_no_image_is_not_named_as_what_chose_others():
+def test_options_that_select_no_images_are_not_named_as_the_difference():
     found = [{"split_seed": seed, "mean": [seed], "cache_gb": seed, "root": str(seed)} for seed in (0, 1)]
     assert differing([{"dataset": each} for each in found], "dataset.") == "dataset.split_seed=0,1"
 

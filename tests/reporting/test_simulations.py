@@ -41,7 +41,7 @@ def test_true_ranks_lie_in_their_sets():
     assert ranks_are_covered(GRADES[:6], "by advice", 150) >= 0.95
 
 
-def test_what_differs_by_delta_is_rarely_called_equivalent():
+def test_losses_that_differ_by_delta_are_rarely_called_equivalent():
     shares = wrong(false_equivalent, [0.04, 0.0, 0.0, 0.0], "by advice", STUDIES, ["best", "pairs"], delta=0.04)
     assert max(shares.values()) <= BOUND
 

@@ -239,7 +239,7 @@ def test_folds_are_replicates_whose_training_sets_overlap():
     assert pair.p == pytest.approx(2 * reference.t.sf(gaps.mean() / error, 4))
 
 
-def test_what_seeds_and_images_do_not_explain_of_the_spread_between_folds_is_that_of_the_training_data():
+def test_the_spread_between_folds_beyond_that_of_seeds_and_images_is_due_to_training_data():
     values = np.random.default_rng(0).normal(size=(2, 3, 50))
     values[0] += np.repeat([9.0, -9.0, 5.0, -5.0, 0.0], 10)
     data = a_cube(values)._replace(fold=np.repeat(np.arange(5), 10), of_folds=5)
@@ -247,7 +247,7 @@ def test_what_seeds_and_images_do_not_explain_of_the_spread_between_folds_is_tha
     assert compare(data._replace(values=values[:, :1], seeds=[0]))[0].overlap == 3 / 4  # a single seed
 
 
-def test_data_sets_are_replicates_and_their_number_counts():
+def test_datasets_are_replicates_and_their_number_counts():
     rng = np.random.default_rng(0)
     sets = [
         a_cube(0.5 + rng.normal(size=(2, 3, size)) + np.array([gap, 0])[:, None, None])
@@ -271,7 +271,7 @@ def test_cube_arranges_rows_and_leaves_gaps_undefined():
 
 
 @pytest.mark.parametrize("asked", ["loss", "pixels", "foreground", "tp", "tn", "foreground_sum", "objects", "other"])
-def test_what_is_no_score_is_refused_by_a_list_of_the_scores(asked):
+def test_an_unknown_score_is_refused_with_a_list_of_the_scores(asked):
     columns = ["label", "seed", "id", "group", "fn", "iou", *({asked} - {"other"})]
     expected = rf"report: metric: expected a score of per_image\.csv, one of fn, iou, got {asked}$"
     with pytest.raises(ContractError, match=expected):

@@ -25,7 +25,7 @@ def three(*levels, seed=0.004):
     return compare(a_cube(values + 0.01 * rng.normal(size=(len(levels), 4, 50))))
 
 
-def test_a_difference_beyond_chance_is_better_by_its_size_also_where_less_is_better():
+def test_a_difference_beyond_chance_is_better_by_its_size_also_where_lower_is_better():
     found = judge([like()])[0]
     assert found.kind == "better"
     assert found.words == "dice is better than bce by 0.030 (0.018 to 0.042)."
@@ -70,7 +70,7 @@ def test_one_seed_of_one_loss_hides_nothing_of_the_others():
     )
 
 
-def test_of_all_pairs_the_headline_is_about_a_loss_that_no_other_is_better_than():
+def test_the_headline_of_all_pairs_is_about_a_loss_that_no_other_is_better_than():
     ahead = {"ab": 0.05, "ca": 0.03, "cb": 0.08}
     pairs = [like(first=one, second=other, difference=gap, spread=1e-6) for (one, other), gap in ahead.items()]
     assert headline(judge(pairs)) == "c is better than a and b."

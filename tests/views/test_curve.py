@@ -13,7 +13,7 @@ from tests.losses.conftest import NAMES
 from tests.losses.conftest import build as make
 
 
-def test_what_a_loss_is_a_function_of_is_found_by_calling_it():
+def test_whether_a_loss_is_a_mean_over_pixels_is_found_by_calling_it():
     additive = {"bce": True, "focal": True, "class_weighted_ce": False, "topk": False, "dice": False}
     assert {name: is_additive(make(name)) for name in additive} == additive  # weights are normalized per image
 

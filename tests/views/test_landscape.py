@@ -139,6 +139,6 @@ def test_every_kind_of_plane_is_drawn(runs, tmp_path, plane):
         ("bce dice", {"images": 0}, "at least one image"),
     ],
 )
-def test_what_has_no_landscape_is_one_sentence(pick, shown, changed, message):
+def test_a_request_without_a_landscape_is_one_sentence(pick, shown, changed, message):
     with pytest.raises(ContractError, match=message):
         view(pick(shown), LOSSES, **OPTIONS | changed)

@@ -105,7 +105,7 @@ def test_runs_of_two_folds_are_not_shown_on_the_images_of_one(tmp_path):
         ("bce", 0, "at least one, or a list of ids"),
     ],
 )
-def test_what_cannot_be_shown_is_one_sentence(pick, shown, images, message):
+def test_a_view_that_cannot_be_drawn_is_one_sentence(pick, shown, images, message):
     with pytest.raises(ContractError, match=message) as fault:
         view(pick(shown), images)
     assert "\n" not in str(fault.value)

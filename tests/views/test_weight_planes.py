@@ -89,6 +89,6 @@ def test_variances_stay_above_0_far_beyond_two_solutions(net):
         (lambda net: path_plane({"A": [weights_of(net)] * 3}, net), "at least three snapshots"),
     ],
 )
-def test_a_plane_that_is_none_is_one_sentence(net, lay, message):
+def test_a_degenerate_plane_is_one_sentence(net, lay, message):
     with pytest.raises(ContractError, match=message):
         lay(net)

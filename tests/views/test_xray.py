@@ -117,7 +117,7 @@ def test_an_empty_image_costs_what_the_closed_form_says():
         on_empty({"bce": BCE()}, torch.zeros(2, 1, 4, 4))
 
 
-def test_what_is_planted_is_warned_of():
+def test_a_planted_problem_gives_a_warning():
     losses = {"skip": Dice(empty="skip"), "focal": Focal(gamma=8.0), "dice": Dice(empty="formula")}
     target = batch()["target"]
     sure = (2.0 * target - 1) * 5  # right everywhere

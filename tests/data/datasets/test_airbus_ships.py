@@ -201,7 +201,7 @@ def test_the_real_table_has_31_ships_that_are_unlike_the_sea(shared_data):
         ship(shared_data / "nowhere").items()
 
 
-def test_the_real_ships_against_themselves_score_1_and_so_they_do_seen_smaller(shared_data):
+def test_the_real_ships_score_1_against_themselves_even_if_resized(shared_data):
     for size in (SIDE, 256):
         data = ship(shared_data / "ship", size=size)
         truth = [(objects_of(item, data), decode_item(item, data)[1]) for item in data.items()]

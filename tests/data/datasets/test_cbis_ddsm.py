@@ -140,7 +140,7 @@ def test_masses_and_calcifications_are_two_classes(root):
         ddsm(root, target="mass_calc", abnormality="mass")
 
 
-def test_no_patient_is_on_two_sides(root):
+def test_no_patient_is_in_two_splits(root):
     opened = open_data(ddsm(root, val_fraction=0.4))
     assert {item.id for item in opened.splits.test} == {"P_00002_RIGHT_MLO", "P_00003_LEFT_CC"}
     assert opened.skipped == {"P_00003_RIGHT_CC": "its group is in the test set"}
@@ -183,7 +183,7 @@ def test_the_breast_can_be_cut_out(root):
 
 
 @classic
-def test_what_is_not_on_disk_is_counted_and_named(root):
+def test_missing_files_are_counted_and_named(root):
     gone = [paths(*LESIONS[k])[2] for k in (1, 3)]
     for path in (*gone, *(paths(*LESIONS[k])[1] for k in (1, 3))):
         (root / path).unlink()

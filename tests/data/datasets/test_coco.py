@@ -86,7 +86,7 @@ def test_packed_run_lengths_are_those_of_the_tools(tmp_path):
     np.testing.assert_array_equal(item.mask(), truth)
 
 
-def test_what_is_wrong_in_a_file_is_one_sentence(root):
+def test_a_fault_in_a_file_is_one_sentence(root):
     (root / "images/deep/3.png").unlink()
     (fault,) = (item.fault for item in coco(root).items() if item.fault)
     assert fault == f"{root}/images/deep/3.png: expected an image file, as the COCO file lists it"

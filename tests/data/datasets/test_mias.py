@@ -44,7 +44,7 @@ def test_circles_are_filled_and_y_is_counted_from_the_bottom(root):
     assert groups[0] == groups[1] != groups[2] == groups[3]
 
 
-def test_films_with_a_lesion_of_unknown_place_are_left_out_and_counted(root):
+def test_films_with_a_lesion_of_unknown_position_are_left_out_and_counted(root):
     opened = open_data(mias(root))
     assert opened.skipped == dict.fromkeys(("mdb059", "mdb216"), "lesion of unknown place")
     assert opened.facts()["skipped_why"] == {"lesion of unknown place": 2}

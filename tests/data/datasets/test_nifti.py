@@ -78,7 +78,7 @@ def test_slices_without_foreground_are_left_out_on_demand(root):
     assert sum(open_data(nifti(root)).facts()["empty_masks"].values()) == 8
 
 
-def test_scaled_values_and_values_that_are_no_numbers(tmp_path):
+def test_scaled_values_and_nan_values(tmp_path):
     image, labels = scan(0)
     write(tmp_path / "masks/a.nii.gz", labels.astype(np.float32))
     write(tmp_path / "images/a.nii.gz", image, slope=0.5)
@@ -95,7 +95,7 @@ def test_scaled_values_and_values_that_are_no_numbers(tmp_path):
     assert np.isfinite(first[:, 3:]).all()
 
 
-def test_what_is_wrong_with_a_volume_is_one_sentence(root):
+def test_a_fault_of_a_volume_is_one_sentence(root):
     image, labels = scan(0)
     write(root / "masks/case1.nii", labels[:, :, :4])
     write(root / "masks/case2.nii", labels, np.diag([1.0, 1.0, 2.0, 1.0]))
