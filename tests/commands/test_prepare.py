@@ -59,7 +59,7 @@ def test_a_second_run_decodes_nothing_and_other_options_are_refused(configure, r
         run(configure("prepare", *choose(root), "dataset.reduce=2"), folder)
 
 
-def test_a_model_of_the_folder_reads_files_as_those_of_the_folder_were_read(configure, root, tmp_path):
+def test_a_model_trained_on_the_folder_reads_files_as_those_of_the_folder_were_read(configure, root, tmp_path):
     options, ready = ["dataset.fit=patch", "dataset.reduce=2", "dataset.bands=[3,2,1]"], tmp_path / "ready"
     run(configure("prepare", *choose(root), *options), ready)
     words = ["dataset=prepared", f"dataset.root={ready}", "dataset.fit=patch"]

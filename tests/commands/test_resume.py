@@ -46,7 +46,7 @@ def test_an_interrupted_run_ends_like_the_undisturbed_one(words, tmp_path):
         torch.testing.assert_close(weights_of(moved / file), weights_of(undisturbed / file), rtol=0, atol=0)
 
 
-def test_what_a_run_resumes_without_is_no_warning(tmp_path, recwarn):
+def test_resuming_with_other_callbacks_gives_no_warning(tmp_path, recwarn):
     train_small(tmp_path / "run", "callbacks=snapshots", "logger=csv", "stop_after=1")
     train_small(tmp_path / "run", "logger=csv")
     assert [str(one.message) for one in recwarn if re.search("ckpt_path|not empty", str(one.message))] == []

@@ -41,7 +41,7 @@ def test_all_faults_are_said_at_once_with_place_expectation_and_value(configure)
         check(configure("train", "folder=x", "loss.class_weights=atuo", "trainer.precision=32-true"))
 
 
-def test_of_an_option_that_follows_another_the_other_is_named_alone(configure):
+def test_an_error_of_an_interpolated_option_names_only_its_source(configure):
     cfg = configure("train", "folder=x", "trainer.max_epochs=x", "trainer.precision=32-true")
     for checked in (check_domains, check):
         with pytest.raises(ConfigError, match=r"^trainer\.max_epochs: expected a whole number") as fault:

@@ -135,7 +135,7 @@ def test_foreign_code_computes_in_float32_under_autocast(logits, target):
 
 
 @of(lambda case: case.task != "multilabel" and case.name not in {"external", "per_component"})  # these read values
-def test_shapes_alone_are_enough_for_a_trial(case, logits, target):
+def test_a_loss_runs_on_tensors_without_data(case, logits, target):
     z = logits.to("meta").requires_grad_()
     loss = case.loss(z, target.to("meta"), **{name: x.to("meta") for name, x in case.maps(target, logits).items()})
     loss.sum().backward()
@@ -190,7 +190,7 @@ def test_a_proper_loss_is_smallest_where_probabilities_are_the_soft_labels(case,
 
 
 @of(mean_over_classes)
-def test_per_class_is_what_the_loss_is_the_mean_of(case, logits, target):
+def test_the_loss_is_the_mean_of_per_class(case, logits, target):
     each = case.loss.per_class(logits, target, **case.maps(target, logits))
     classes = {"binary": 1, "multilabel": 2, "multiclass": 3}[case.task]
     assert each.shape == (3, classes + (case.name == "lovasz_softmax"))  # its mean includes the background

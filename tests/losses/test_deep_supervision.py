@@ -17,7 +17,7 @@ def test_three_scales_weigh_four_two_and_one_seventh():
     torch.testing.assert_close(loss, torch.tensor([expected]))
 
 
-def test_a_coarse_pixel_stands_for_the_one_behind_the_middle_of_its_block():
+def test_a_coarse_pixel_stands_for_the_one_after_the_middle_of_its_block():
     """For 4x8 pixels with their index as class, logits of 2x2 use rows 1 and 3, columns 2 and 6."""
     target = torch.arange(32).view(1, 1, 4, 8)
     certain = torch.zeros(1, 32, 2, 2)

@@ -38,7 +38,7 @@ SAME = [
 
 
 @pytest.mark.parametrize(("name", "parameters", "other", "others"), SAME)
-def test_one_is_the_other(make, name, parameters, other, others):
+def test_a_loss_with_these_parameters_equals_another(make, name, parameters, other, others):
     for task in ("binary", "multiclass"):
         one, two = make(name, task, **parameters), make(other, task, **others)
         z, target = scene(task)

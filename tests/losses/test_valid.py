@@ -77,7 +77,7 @@ def test_an_image_without_a_valid_pixel_has_no_offset_either():
 
 
 @pytest.mark.parametrize(("name", "task"), [case for case in CASES if case[0] in SPATIAL], ids=str)
-def test_of_losses_that_look_at_neighbors_other_pixels_cost_nothing(make, name, task):
+def test_invalid_pixels_cost_nothing_even_if_a_loss_uses_neighbors(make, name, task):
     from tests.losses.conftest import Case
 
     case, (logits, target) = Case(name, task, make(name, task)), scene(task)

@@ -38,7 +38,7 @@ def test_each_dataset_is_one_value_of_a_t_test(roots):
     assert over.table.loc["dice", "mean"] == pytest.approx(np.mean([study.means["dice"] for study in studies]))
 
 
-def test_two_datasets_say_that_they_say_little_and_one_says_nothing_of_others(roots):
+def test_two_datasets_get_a_caution_and_one_dataset_no_verdict_over_all(roots):
     assert "Two datasets say little" in answer(roots[1:], Question())[2].headline
     assert answer(roots[:1], Question())[2] is None
 

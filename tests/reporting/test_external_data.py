@@ -42,7 +42,7 @@ def test_means_and_deviations_are_over_the_seeds_of_each_loss(evaluated):
     assert ("precision", "mean") not in spread.columns
 
 
-def test_the_page_and_the_tables_hold_them_beside_the_comparison_which_stays_as_it_is(evaluated):
+def test_the_page_and_the_tables_hold_evaluations_without_changing_the_comparison(evaluated):
     sweep = collect([evaluated])
     studies = [Study(title, runs, Question()) for title, runs in sweep.benchmarks()]
     html = page("x", studies, [{}], sweep.runs, "")
@@ -55,7 +55,7 @@ def test_the_page_and_the_tables_hold_them_beside_the_comparison_which_stays_as_
 
 
 @pytest.mark.parametrize(("name", "iou", "hd95"), [(None, 0.5, 6.0), ("disc", 0.6, 5.0), ("cup", 0.4, 9.0)])
-def test_of_several_classes_the_numbers_are_those_that_the_report_is_about(evaluated, name, iou, hd95):
+def test_evaluations_are_of_the_class_that_the_report_covers(evaluated, name, iou, hd95):
     """Over several classes, an image with a missed cup has no distance; else missing it would improve the mean."""
     run = evaluated / "bce_s1"
     rows = pd.read_csv(run / "per_image.csv")

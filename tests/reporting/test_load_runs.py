@@ -18,7 +18,7 @@ HALF = "id,group,class,pixels,foreground,iou\na,a,foreground,9,1,0.5\n"
 """A table of images without counts of pixels."""
 
 
-def test_a_sweep_becomes_a_row_a_run_and_a_row_an_image_of_each(own):
+def test_a_sweep_becomes_one_row_per_run_and_one_row_per_image_of_each_run(own):
     sweep = collect([own])
     assert sweep.runs[["label", "seed"]].to_numpy().tolist() == [["bce", 1], ["bce", 2], ["dice", 1], ["dice", 2]]
     assert len(sweep.images) == 120

@@ -169,7 +169,7 @@ def test_csv_and_markdown_agree_with_the_study(study):
     assert f"| dice | {study.spread['iou', 'mean']['dice']:.3f} ±" in words
 
 
-def test_runs_on_two_datasets_get_a_part_and_files_each_and_are_not_compared(tmp_path, monkeypatch):
+def test_runs_on_two_datasets_get_separate_parts_and_files_and_are_not_compared(tmp_path, monkeypatch):
     for shift, losses in ((-1, ("bce", "dice")), (1, ("bce", "iou"))):  # the same letters in both titles
         data = {"extra": {"dataset": {"shift": shift}}, "data": {"fingerprint": f"{shift}ffff"}}
         write_sweep(tmp_path / str(shift), [FakeLoss(name) for name in losses], [1, 2], **data)

@@ -75,7 +75,7 @@ def test_errors_are_painted_in_three_colors():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_examples_draw_gray_and_color_images_one_a_row(tmp_path, channels):
+def test_examples_draw_gray_and_color_images_one_per_row(tmp_path, channels):
     one = matplotlib.image.imread(examples([example(channels)], tmp_path / "new" / "one.png"))
     three = matplotlib.image.imread(examples([example(channels)] * 3, tmp_path / "new" / "three.png"))
     assert three.shape[0] > 2 * one.shape[0]

@@ -49,7 +49,7 @@ def test_the_leader_is_ahead_on_the_common_seeds_whatever_the_mean_over_others()
     assert headline(judge(compare(a_cube(values)), question="best")).startswith("l0 is the best; l1 and l2 are worse")
 
 
-def test_a_loss_that_the_leader_was_never_beside_may_be_the_best():
+def test_a_loss_that_shares_no_seed_with_the_leader_may_be_the_best():
     values = np.full((3, 4, 20), np.nan)
     seeds = np.array([0.1, 0.1, 0, 0])[:, None] + 1e-3 * np.random.default_rng(0).normal(size=(4, 20))
     values[0, :2], values[1, 2:], values[2] = (0.51 + seeds)[:2], (0.55 + seeds)[2:], 0.5 + seeds
