@@ -27,7 +27,7 @@ def proposal(images: Sequence[str], masks: Sequence[str]) -> str:
 
     Both are the same names if images and masks share a folder.
     """
-    sample, separate = sorted(masks)[:200], set(images) != set(masks)  # a sample of many names is enough
+    sample, separate = sorted(masks)[:200], set(images) != set(masks)  # 200 names are enough
     extended = [(image, mask) for mask in sample for image in images if mask.startswith(image) and mask != image]
     # Reversed: the shortest prefix wins (in one folder 1_mask is an image, too); none before a digit, such as 1 of 12.
     extended = [(image, mask) for image, mask in sorted(extended, reverse=True) if not mask[len(image)].isdigit()]

@@ -61,10 +61,11 @@ def _(errors: Tensor, mask: Tensor, size: Tensor) -> Tensor:
 def increments(error: Tensor, mask: Tensor, size: Tensor) -> Tensor:
     """Return how much each pixel adds to the Jaccard loss; pixels (..., n) are in descending order of error.
 
-    A pixel of the class adds 1/U, any other I/(U(U-1)), where I and U are intersection and union after it; differences
-    of the index would be rounding noise in large images. For equal errors the result is the mean of placing the class
-    first and placing it last, divided equally among equal pixels, so that the gradient does not depend on how the sort
-    breaks ties.
+    A pixel of the class adds 1/U, any other I/(U(U-1)), where I and U are intersection and union after it. These
+    formulas are used because differences of the index would be rounding noise in large images.
+
+    For equal errors the result is the mean of two orders, the pixels of the class first or last, divided equally among
+    equal pixels, so that the gradient does not depend on how the sort breaks ties.
     """
     index = torch.arange(error.shape[-1], device=error.device).expand(error.shape)
     differs = torch.ones_like(mask)  # from the error before it

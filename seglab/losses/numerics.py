@@ -108,9 +108,11 @@ class WrongSums(torch.autograd.Function):
 class Parts:
     """Parts of images, given by the part number of each pixel (b, 1, n), 1 to `count`; the last is the whole image.
 
-    Pixels numbered 0 belong only to the whole image or, if `shared`, to every part. Neighboring pixels, mostly of the
-    same part, are added in different lanes: three times as fast on a CPU as one sum in which every addition waits for
-    the one before, and nearly as exact as pairwise sums. sizes: pixels of `weight` 1 per number (b, 1, 1 + count).
+    Pixels numbered 0 belong only to the whole image or, if `shared`, to every part. `sizes` (b, 1, 1 + count) is the
+    number of pixels of `weight` 1 for each number.
+
+    Neighboring pixels, mostly of the same part, are added in different lanes: three times as fast on a CPU as one sum
+    in which every addition waits for the one before, and nearly as exact as pairwise sums.
     """
 
     lanes = 256  # with 64 to 512 lanes sums take a third of the time that they take with one

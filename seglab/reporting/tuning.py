@@ -46,7 +46,7 @@ def curves(search: dict[str, Any]) -> dict[str, np.ndarray]:
         if values:
             best = running(values) if search["sampler"] == "tpe" else expected_best(values, search["mode"])
             by_title[tuning["title"]].append(best)
-    shortest = {title: min(map(len, runs)) for title, runs in by_title.items()}  # lists lack failed trials
+    shortest = {title: min(map(len, runs)) for title, runs in by_title.items()}  # repetitions may have failed trials
     return {title: np.mean([best[: shortest[title]] for best in runs], axis=0) for title, runs in by_title.items()}
 
 
