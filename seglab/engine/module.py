@@ -205,7 +205,7 @@ class SegModule(LightningModule):
         outputs = self.graphs((meter, self.loss), work, inputs)  # a meter identifies training or validation
         if outputs is None:
             return None
-        losses, logits, rows = outputs  # overwritten by the next step, when only the logits are not needed
+        losses, logits, rows = outputs  # overwritten by the next step, before which only the logits are used up
         return losses.clone(), logits, rows.clone()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
