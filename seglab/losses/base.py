@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from seglab.contract import KINDS, ContractError, Kind, Logits, PerImage, Target, Task, Valid, require
-from seglab.losses.checks import readable, require_labels, require_maps, require_shapes
-from seglab.losses.numerics import constants, ratio, spread
+from seglab.losses.checks import require_labels, require_maps, require_shapes
+from seglab.losses.numerics import constants, ratio, readable, spread
 from seglab.losses.pixels import Maps, Pixels, pixels_of
 
 ClassWeights: TypeAlias = Mapping[str, float] | tuple[float, ...] | Literal["auto"] | None

@@ -9,12 +9,6 @@ from seglab.contract import Kind, Logits, Target, Valid, require
 from seglab.losses.pixels import Maps
 
 
-def readable(x: Tensor) -> bool:
-    """Return True if values may be read: not on a GPU (it would synchronize), nor while torch traces or transforms."""
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()  # there is no public API
-    return x.device.type == "cpu" and not traced
-
-
 def require_shapes(who: str, task: Kind, logits: Logits, target: Target, valid: Valid | None) -> None:
     """Raise ContractError unless all are tensors on one device, with types and shapes that fit the task."""
     tensors = isinstance(logits, Tensor) and isinstance(target, Tensor)

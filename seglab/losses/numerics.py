@@ -25,6 +25,12 @@ def once(make: Callable[[Any], Any]) -> property:
     return property(get, doc=make.__doc__)
 
 
+def readable(x: Tensor) -> bool:
+    """Return True if values may be read: not on a GPU (it would synchronize), nor while torch traces or transforms."""
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()  # there is no public API
+    return x.device.type == "cpu" and not traced
+
+
 def constants(like: Tensor, values: Iterable[float]) -> Tensor:
     """Return numbers (n,) with the dtype of `like`, created on its device: a CUDA graph cannot copy from the host."""
     return torch.stack([like.new_full((), value) for value in values])

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from seglab.contract import Kind, Logits, Target, Valid
 from seglab.losses.labels import Label
-from seglab.losses.numerics import Confusion, Parts, WrongSums, constants, exact, once, power, spread
+from seglab.losses.numerics import Confusion, Parts, WrongSums, constants, exact, once, power, readable, spread
 
 Maps: TypeAlias = Mapping[str, Tensor]
 
@@ -37,7 +37,7 @@ class Pixels(ABC):
     sizes, all_classes: pixel count and confusion of all classes of each decision (b, d, classes), see `costs`.
     all_logits, all_shares, all_probabilities: per pixel (b, classes, d, n); a background without a logit has logit 0.
     maps: further values of each pixel and class (b, k, n), by name. valid: (b, 1, n) bool, None if all are valid.
-    hard: whether labels are 0 or 1, inferred from dtype and shape, because reading them would synchronize with a GPU.
+    hard: whether labels are known to be 0 or 1: from dtype and shape, or from the values on a CPU, see zeros_and_ones.
     """
 
     t: Tensor
@@ -58,12 +58,12 @@ class Pixels(ABC):
 
     def __init__(self, task: Kind, logits: Logits, target: Target, valid: Valid | None, maps: Maps) -> None:
         self.task, self.space = task, logits.shape[2:]
-        self.hard = target.shape != logits.shape if task == "multiclass" else not target.is_floating_point()
         self.valid = None if valid is None else valid.flatten(2)
         z = logits if logits.dtype == torch.float64 else logits.float()  # cast first, even under autocast
         if target.dtype == torch.bool:
             target = target.view(torch.uint8)  # a CPU converts uint8 to float seven times as fast
         self.z, self.target = self._zeroed(z.flatten(2)), self._zeroed(target.flatten(2))
+        self.hard = target.shape != logits.shape if task == "multiclass" else zeros_and_ones(self.target)
         self.maps = {name: self._zeroed(m.flatten(2).to(self.z.dtype)) for name, m in maps.items()}
 
     def _zeroed(self, x: Tensor) -> Tensor:
@@ -338,3 +338,10 @@ class SoftmaxLabel(Label):
 def pixels_of(task: Kind, logits: Logits, target: Target, valid: Valid | None, maps: Maps) -> Pixels:
     """Return the pixels of a batch for a task."""
     return (SoftmaxPixels if task == "multiclass" else SigmoidPixels)(task, logits, target, valid, maps)
+
+
+def zeros_and_ones(t: Tensor) -> bool:
+    """Return True if all labels are known to be 0 or 1; floats are read, since formulas of hard labels are faster."""
+    if not t.is_floating_point():
+        return True
+    return readable(t) and not t.requires_grad and not t.addcmul(t, t, value=-1).abs_().sum()  # t (1 - t); NaN is true

@@ -13,6 +13,7 @@ from seglab.losses.components import PerComponent
 from seglab.losses.composite import WeightedSum
 from seglab.losses.cross_entropy import PixelLoss
 from seglab.losses.external import External
+from seglab.losses.pixels import zeros_and_ones
 from tests.losses.conftest import of, one_hot
 
 
@@ -75,6 +76,16 @@ def test_strides_and_the_dtype_of_the_target_do_not_matter(case, logits, target)
     shares = target if case.task != "multiclass" else one_hot(target, logits.shape[1])
     for dtype in (torch.float16, torch.float32, torch.float64, torch.bool):
         torch.testing.assert_close(case.loss(logits, shares.to(dtype), **maps), loss)
+    soft = shares.float().requires_grad_()  # computed by the formulas of soft labels
+    torch.testing.assert_close(case.loss(logits, soft, **maps), loss)
+
+
+@of(lambda case: case.task != "multiclass")
+def test_float_masks_of_zeros_and_ones_are_computed_as_hard_labels(case, logits, target):
+    z, maps = logits.clone().requires_grad_(), case.maps(target, logits)
+    loss = case.loss(z, target.float(), **maps)
+    torch.testing.assert_close(loss, case(z, target), rtol=0, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(loss.sum(), z)[0], case.gradient(z, target), rtol=0, atol=0)
 
 
 @of(lambda case: plain(case) and case.name not in {"per_component", "skeleton_recall"})  # which break ties by position
@@ -238,3 +249,14 @@ def test_subclassing_a_loss_changes_nothing_and_a_module_gives_its_mean(case, lo
     torch.testing.assert_close(heir(logits, target), case(logits, target), rtol=0, atol=0)
     torch.testing.assert_close(heir.gradient(logits, target), case.gradient(logits, target), rtol=0, atol=0)
     torch.testing.assert_close(heir.loss.as_module()(logits, target, **maps), case(logits, target).mean())
+
+
+@pytest.mark.parametrize(
+    ("label", "known"),
+    [(0.0, True), (1.0, True), (0.5, False), (1e-30, False), (-1.0, False), (255.0, False), (float("nan"), False)],
+)
+def test_labels_are_known_to_be_hard_if_they_are_zeros_and_ones(label, known):
+    target = torch.tensor([0.0, 1.0, label]).view(1, 1, 3)
+    assert zeros_and_ones(target) is known
+    assert zeros_and_ones(target.bool())
+    assert not zeros_and_ones(target.clone().requires_grad_()), "the gradient of the target would be lost"
