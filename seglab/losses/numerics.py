@@ -31,6 +31,13 @@ def readable(x: Tensor) -> bool:
     return x.device.type == "cpu" and not traced
 
 
+def is_hard(t: Tensor) -> bool:
+    """Return True if all labels are known to be 0 or 1; floats are read, since formulas of hard labels are faster."""
+    if not t.is_floating_point():
+        return True
+    return readable(t) and not t.requires_grad and not t.addcmul(t, t, value=-1).abs_().sum()  # t (1 - t); NaN is true
+
+
 def constants(like: Tensor, values: Iterable[float]) -> Tensor:
     """Return numbers (n,) with the dtype of `like`, created on its device: a CUDA graph cannot copy from the host."""
     return torch.stack([like.new_full((), value) for value in values])
@@ -109,6 +116,27 @@ class WrongSums(torch.autograd.Function):
         z, t = ctx.saved_tensors
         grad = (t * (-2 * everywhere - on_t).unsqueeze(-1)).add_(everywhere.unsqueeze(-1))
         return torch.ops.aten.sigmoid_backward(grad, z.abs().neg_().sigmoid_()), None
+
+
+class ZeroAt(torch.autograd.Function):
+    """Values x (b, k, n) with 0 at one class of each pixel, `ids` (b, 1, n).
+
+    On a CPU it takes half as long as `x.scatter(1, ids, 0)`, of which the gradient is one, too.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, ids: Tensor) -> Tensor:
+        return x.scatter(1, ids, torch.zeros_like(x[:, :1]))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ZeroAt.apply(grad, *ctx.saved_tensors), None
 
 
 class Parts:

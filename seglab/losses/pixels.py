@@ -21,7 +21,7 @@ from torch import Tensor
 
 from seglab.contract import Kind, Logits, Target, Valid
 from seglab.losses.labels import Label
-from seglab.losses.numerics import Confusion, Parts, WrongSums, constants, exact, once, power, readable, spread
+from seglab.losses.numerics import Confusion, Parts, WrongSums, ZeroAt, constants, exact, is_hard, once, power, spread
 
 Maps: TypeAlias = Mapping[str, Tensor]
 
@@ -37,7 +37,7 @@ class Pixels(ABC):
     sizes, all_classes: pixel count and confusion of all classes of each decision (b, d, classes), see `costs`.
     all_logits, all_shares, all_probabilities: per pixel (b, classes, d, n); a background without a logit has logit 0.
     maps: further values of each pixel and class (b, k, n), by name. valid: (b, 1, n) bool, None if all are valid.
-    hard: whether labels are known to be 0 or 1: from dtype and shape, or from the values on a CPU, see zeros_and_ones.
+    hard: whether labels are known to be 0 or 1: from dtype and shape, or from the values on a CPU, see is_hard.
     """
 
     t: Tensor
@@ -63,7 +63,7 @@ class Pixels(ABC):
         if target.dtype == torch.bool:
             target = target.view(torch.uint8)  # a CPU converts uint8 to float seven times as fast
         self.z, self.target = self._zeroed(z.flatten(2)), self._zeroed(target.flatten(2))
-        self.hard = target.shape != logits.shape if task == "multiclass" else zeros_and_ones(self.target)
+        self.hard = target.shape != logits.shape if task == "multiclass" else is_hard(self.target)
         self.maps = {name: self._zeroed(m.flatten(2).to(self.z.dtype)) for name, m in maps.items()}
 
     def _zeroed(self, x: Tensor) -> Tensor:
@@ -264,7 +264,7 @@ class SoftmaxPixels(Pixels):
     @once
     def q(self) -> Tensor:
         top = self.z.argmax(1, keepdim=True)  # only the most probable class can be so close to 1 that 1 - p is noise
-        others = self.p.scatter(1, top, 0).sum(1, keepdim=True)
+        others = ZeroAt.apply(self.p, top).sum(1, keepdim=True)
         return (1 - self.p).scatter(1, top, others)
 
     @once
@@ -298,7 +298,13 @@ class SoftmaxPixels(Pixels):
 
     @once
     def false_positive(self) -> Tensor:
-        return self.masked(self.p.scatter(1, self.ids, 0)) if self.hard else self.p * self.u
+        return self.masked(ZeroAt.apply(self.p, self.ids)) if self.hard else self.p * self.u
+
+    @once
+    def squared_error(self) -> Tensor:
+        if not self.hard:
+            return self.error.square()
+        return self.false_positive.square() + self._at_label(self.q_of_label.square())
 
     # not cached: computing it is faster than allocating memory for it
     false_negative = property(lambda self: self._at_label(self.q_of_label) if self.hard else self.q * self.t)
@@ -338,10 +344,3 @@ class SoftmaxLabel(Label):
 def pixels_of(task: Kind, logits: Logits, target: Target, valid: Valid | None, maps: Maps) -> Pixels:
     """Return the pixels of a batch for a task."""
     return (SoftmaxPixels if task == "multiclass" else SigmoidPixels)(task, logits, target, valid, maps)
-
-
-def zeros_and_ones(t: Tensor) -> bool:
-    """Return True if all labels are known to be 0 or 1; floats are read, since formulas of hard labels are faster."""
-    if not t.is_floating_point():
-        return True
-    return readable(t) and not t.requires_grad and not t.addcmul(t, t, value=-1).abs_().sum()  # t (1 - t); NaN is true
