@@ -7,18 +7,19 @@ numbers, logging). A run that is interrupted here can be resumed on the command 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seglab.contract import ContractError, require
-from seglab.files import as_numbers, read_json, whole_file
+from seglab.files import as_numbers, read_json, run_status, whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +38,7 @@ def run(*overrides: str, trust: Sequence[str] = ()) -> Run:
     model, which `Run.predict` imports in this process. Raises ContractError with the error message of the command if
     the command fails.
     """
+    require(not any(word in overrides for word in ("-m", "--multirun")), "run", "one run", "-m", "use seglab.sweep")
     with tempfile.TemporaryDirectory() as folder:
         journal = Path(folder, "journal")  # the command appends its run folder to it
         _train(overrides, SEGLAB_SWEEP=str(journal))
@@ -49,25 +51,30 @@ def sweep(*overrides: str, study: str, trust: Sequence[str] = ()) -> Study:
 
     Repeating the call resumes interrupted runs. Raises ContractError if a run fails; `load` still opens the others.
     """
+    fits = isinstance(study, str) and study == study.strip() and not set(study) & set(",$[(")
+    require(fits, "sweep", 'study as a name such as "first"', repr(study))
+    placed = [word for word in overrides if str(word).lstrip("+").startswith(("study=", "hydra.sweep.dir="))]
+    require(not placed, "sweep", "the study as the argument study=NAME", ", ".join(placed))
     _train(["-m", f"study={study}", *overrides])
     return load(Path("outputs", study), trust=trust)
 
 
 def load(*folders: str | Path, trust: Sequence[str] = ()) -> Study:
     """Open all runs below the given folders, at any depth, as one study."""
-    require(bool(folders), "load", "the folder of a study", "none")
-    study = Study(tuple(Path(folder) for folder in folders), trust)
+    fits = bool(folders) and all(isinstance(folder, str | Path) for folder in folders)
+    require(fits, "load", "folders such as load('outputs/first', 'outputs/second')", folders or "none")
+    study = Study(tuple(Path(folder).absolute() for folder in folders), trust)  # valid after os.chdir
     _ = study.runs  # read now, so that errors are raised here
     return study
 
 
 def compare(
-    images: Sequence[Source],
-    masks: Sequence[Source],
+    images: Iterable[Source],
+    masks: Iterable[Source],
     *overrides: str,
     losses: Sequence[str] = ("bce", "dice", "focal"),
     seeds: int = 3,
-    groups: Sequence[Hashable] | None = None,
+    groups: Iterable[Hashable] | None = None,
     study: str = "compare",
 ) -> Study:
     """Compare losses on images and masks; `compare(...).verdict()` says which losses may be the best.
@@ -83,8 +90,9 @@ def compare(
     """
     from seglab.data.pairs import GROUP, write_pairs
 
-    require(not isinstance(losses, str) and len(losses) > 0, "compare", 'losses such as ["bce", "dice"]', losses)
-    require(isinstance(seeds, int) and seeds > 0, "compare", "seeds as the number of runs of each loss", seeds)
+    names = isinstance(losses, Sequence) and not isinstance(losses, str) and all(isinstance(n, str) for n in losses)
+    require(names and len(losses) > 0, "compare", 'losses such as ["bce", "dice"]', repr(losses))
+    require(isinstance(seeds, Integral) and seeds > 0, "compare", "seeds as a number of runs", repr(seeds))
     root = write_pairs(images, masks, groups, Path("outputs", ".pairs"))
     words = ["dataset=folder", f"dataset.root={root}", f"loss={','.join(losses)}"]
     words.append(f"dataset.group_pattern='{GROUP}'")  # Hydra accepts parentheses only in quotes
@@ -93,24 +101,30 @@ def compare(
 
 def _train(overrides: Sequence[str], **environment: str) -> None:
     """Run `seglab.train` in its own process and print its output; raise ContractError with its last lines on error."""
+    from seglab.engine.sweep import by_signal
+
+    other = [repr(word)[:80] for word in overrides if not isinstance(word, str)]
+    require(not other, "overrides", 'text such as "loss=focal"', ", ".join(other))
     command = [sys.executable, "-u", "-m", "seglab.train", *overrides]  # -u: unbuffered output
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    process = subprocess.Popen(command, env={**os.environ, "SEGLAB_FROM_PYTHON": "1", **environment}, **pipes)
     assert process.stdout
-    last: deque[str] = deque(maxlen=30)
-    try:
-        with process.stdout as lines:
+    error: list[str] = []
+    with process.stdout as lines:
+        try:
             for line in lines:
-                last.append(line.rstrip())
                 print(line, end="", flush=True)
-    except KeyboardInterrupt:  # also sent to the command by a terminal or a notebook: it saves and ends
-        process.wait()
-        raise
-    if process.wait():
-        output = [line for line in last if line]
-        # without a summary of the sweep, the last line is the error
-        start = next((k for k, line in enumerate(output) if line.startswith("sweep: ")), -1)
-        raise ContractError("\n".join(output[start:]) or f"seglab.train exited with code {process.returncode}")
+                if not line.startswith("  "):  # lines of a sweep's summary, which follow its first one
+                    error.clear()
+                error.append(line.rstrip())
+        except BaseException:  # a terminal has interrupted the command too, some editors have not: it saves and ends
+            process.send_signal(signal.SIGINT)
+            print(lines.read(), end="", flush=True)
+            process.wait()
+            raise
+    if code := process.wait():
+        died = f"run: expected a process that ends, got one that died{by_signal(code)}; repeat the call to resume"
+        raise ContractError(died if code < 0 else "\n".join(error) or f"seglab.train exited with code {code}")
 
 
 @dataclass(frozen=True)
@@ -121,7 +135,7 @@ class Run:
     trust: Sequence[str] = field(default=(), repr=False, hash=False)  # a list is not hashable
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))  # a str is accepted too
+        object.__setattr__(self, "folder", Path(self.folder).absolute())  # a str too; valid after os.chdir
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -156,7 +170,7 @@ class Run:
 
         return TrainedRun(self.folder, self.facts).best
 
-    def predict(self, images: Sequence[Source]) -> list[np.ndarray]:
+    def predict(self, images: Iterable[Source]) -> list[np.ndarray]:
         """Return the foreground probability of images of any size, given as arrays or paths: each (h, w) float32.
 
         For several classes each result is (k, h, w). Arrays must have the bands that the run was trained on, in the
@@ -164,10 +178,10 @@ class Run:
         """
         from seglab.data.datasets.cbis_ddsm import CbisDdsm
         from seglab.images.raster import SeveralPages
-        from seglab.inference.predictor import FULL, warn_of_range
+        from seglab.inference.predictor import FULL, checked, warn_of_range
 
-        batched = getattr(images, "ndim", 4) == 4  # an array (n, h, w, c) is accepted like a list
-        is_list = batched and not isinstance(images, str | Path)
+        is_list = isinstance(images, Iterable) and not isinstance(images, str | Path)
+        is_list = is_list and getattr(images, "ndim", 1) in (1, 4)  # a column of paths, an array (n, h, w, c)
         require(is_list, "predict", "a list of images", type(images).__name__, "write predict([image])[0]")
         model = self._predictor
         data = model.dataset
@@ -175,11 +189,11 @@ class Run:
         fits = not only_files or all(isinstance(image, str | Path) for image in images)
         expected = "paths, since the run reads files with its dataset.window and dataset.crop"
         require(fits, "predict", expected, "an array", "save it as PNG")
-        checked = [_checked(image, data.range == "full") for image in images]
-        for number, image in enumerate(checked):
+        sources = [checked(image, data.range == "full") for image in images]
+        for number, image in enumerate(sources):
             if not isinstance(image, str | Path):  # files are checked when they are decoded
                 warn_of_range(f"image {number}", image, data)
-        maps = (model.of_file(str(item)) if isinstance(item, str | Path) else model.of_image(item) for item in checked)
+        maps = (model.of_file(str(item)) if isinstance(item, str | Path) else model.of_image(item) for item in sources)
         try:
             return [levels.astype("float32") / FULL for levels in maps]
         except SeveralPages as error:  # its own remedy names an option of training
@@ -191,7 +205,7 @@ class Run:
         from seglab.engine.trained_run import open_run
         from seglab.inference.predictor import predictor
 
-        run = open_run(self.folder, self.trust)
+        run = open_run(self.folder, [self.trust] if isinstance(self.trust, str) else self.trust)
         return predictor(run, window=None, overlap=0.5, tta="none", batch=4, device="auto")
 
     def _repr_html_(self) -> str:
@@ -200,25 +214,9 @@ class Run:
         names = ("iou", "dice", "precision", "recall", "hd95")
         metrics = [f"{name} {self.metrics[f'test/{name}']:.3f}" for name in names if f"test/{name}" in self.metrics]
         pictures = [self.folder / name for name in ("examples.png", "curves.png")]
-        lines = [f"{self.facts.get('status')} in {self.folder}", "test: " + ", ".join(metrics)]
+        result = "test: " + ", ".join(metrics) if metrics else (self.facts.get("error") or {}).get("message", "")
+        lines = [f"{run_status(self.folder, self.facts)} in {self.folder}", result]
         return notebook_page(self.folder.name, lines, pictures=map(picture_url, filter(Path.is_file, pictures)))
-
-
-def _checked(image: Any, up_to_1: bool) -> Any:
-    """Return an image unchanged if `Run.predict` accepts it, as a path or an array; raise ContractError otherwise.
-
-    up_to_1: whether 1 is white in float images, so that values above 1 are refused.
-    """
-    if isinstance(image, str | Path):
-        return image
-    kind = str(getattr(image, "dtype", type(image).__name__))  # a tensor or a list too, for the message
-    shape = tuple(getattr(image, "shape", ()))
-    fits = len(shape) in (2, 3) and 0 not in shape and kind in ("uint8", "uint16", "float32", "float64")
-    expected, got = "paths, or arrays (h, w) or (h, w, bands)", f"{kind} {'x'.join(map(str, shape))}".strip()
-    require(fits, "predict", f"{expected} of uint8, uint16 or floats", got)
-    above = kind[0] == "f" and up_to_1 and bool((image > 1).any())
-    require(not above, "predict", "floats from 0 to 1", "some above 1", "divide them by the value of a white pixel")
-    return image
 
 
 @dataclass(frozen=True)
@@ -299,7 +297,7 @@ class Study:
             means = used.groupby(["benchmark", "label"])[names].mean()
             tables.append(means.to_html(float_format="{:.3f}".format))
         lines = [f"{len(self.runs)} runs: {states}; .verdict() compares the losses, .report() writes the page"]
-        return notebook_page(", ".join(map(str, self.folders)), lines, tables)
+        return notebook_page(", ".join(map(os.path.relpath, self.folders)), lines, tables)
 
 
 def _question(values: dict[str, Any]) -> reporting.Question:
@@ -311,11 +309,11 @@ def _question(values: dict[str, Any]) -> reporting.Question:
     return Question(**values)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Verdict:
     """The answer to a question about a study; `print(verdict)` prints it in sentences."""
 
-    study: reporting.Study = field(repr=False)
+    study: reporting.Study
 
     @property
     def headline(self) -> str:
@@ -337,6 +335,9 @@ class Verdict:
         study = self.study
         tuned = f"At the threshold tuned on validation: {study.tuned.headline}" if study.tuned else ""
         return list(filter(None, [*(finding.words for finding in study.named), tuned, study.look_words, study.blind]))
+
+    def __repr__(self) -> str:
+        return f"Verdict({self.study.title}: {self.headline})"
 
     def __str__(self) -> str:
         return "\n".join([f"{self.study.title}: {self.headline}", *self._lines()])

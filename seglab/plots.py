@@ -32,6 +32,7 @@ HALF = 0.5 + 1e-6  # decided() compares with >=, and exactly half is background
 """The fraction of a pixel above which a class counts as present."""
 
 STYLE: dict[Any, Any] = {
+    **{key: value for key, value in dict.items(mpl.rcParamsDefault) if key != "backend"},  # not a user's style sheet
     "font.size": 8.5,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",

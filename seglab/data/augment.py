@@ -3,7 +3,6 @@
 import copy
 import os
 import random
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,8 +15,6 @@ from torch import Tensor
 from seglab.contract import require
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise the import looks for a newer version online
-# albumentations only warns about a misspelled argument, and runs the transform with its default.
-warnings.filterwarnings("error", message=r"Argument\(s\) .* not valid for transform")
 
 NORMALIZED = "seglab normalizes on the device (dataset.mean, dataset.std); leave it out"
 REFUSED = dict.fromkeys(("Normalize", "ToFloat", "FromFloat"), NORMALIZED)  # transforms with which chains often end

@@ -89,6 +89,8 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             if sweeps and "hydra/launcher=slurm" in sys.argv[1:] and (got := _no_slurm()):
                 raise SystemExit(f"hydra/launcher: expected a SLURM cluster, got {got}")
             if sweeps and not current_sweep():  # the child process reaches this code again
+                if "SEGLAB_FROM_PYTHON" in os.environ:  # set by seglab.sweep; a terminal sends SIGHUP instead
+                    end_with_parent(os.getppid())
                 mark_swept(sys.argv[1:])
                 raise SystemExit(supervise(f"seglab.{name}"))
             if current_sweep():
@@ -312,5 +314,7 @@ OmegaConf.register_new_resolver("job_prefix", lambda *, _root_: job_prefix(_root
 ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
 # Drop the statistics that torch logs on exit if the process was stopped while importing torch
 logging.getLogger("torch._subclasses.fake_tensor").addFilter(lambda record: False)  # torch would reset a level
+# albumentations only warns about a misspelled argument, and runs the transform with its default
+warnings.filterwarnings("error", message=r"Argument\(s\) .* not valid for transform")
 # The plug-ins register schemas under the names of our launchers, and Hydra warns about that in every process
 warnings.filterwarnings("ignore", message="(?s).*hydra/launcher.* is validated against ConfigStore schema")

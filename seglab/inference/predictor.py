@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -165,12 +166,14 @@ def predictor(
     """
     dataset = dataset or run.raw_dataset()
     side = window or (dataset.size if dataset.fit == "patch" else None)
-    module = run.module()
+    with torch.random.fork_rng(devices=[]):  # the first weights are random: keep the caller's random state
+        module = run.module()
     module.normalize = Normalize(dataset.mean, dataset.std)
     gpu = torch.cuda.is_available()
     require(gpu or device != "cuda", "device", "a GPU for device=cuda", "none", "set device=cpu")
     device = "cuda" if gpu and device != "cpu" else "cpu"
-    return Predictor(module.to(device), dataset, partial(run.autocast, device), side, overlap, tta, batch)
+    module = module.to(device, torch.float32)  # whatever torch.set_default_dtype says
+    return Predictor(module, dataset, partial(run.autocast, device), side, overlap, tta, batch)
 
 
 def ensemble_average(predictors: Sequence[Predictor], path: str, page: int | None = None) -> np.ndarray:
@@ -196,6 +199,23 @@ def decoded_once(path: str, dataset: Dataset, page: int | None, changed: tuple[i
     require_bands(path, image, dataset.channels)
     if page is None or not is_volume(path):  # volumes are checked as a whole: most have dark slices
         warn_of_range(f"{label_of(page)}{path}", image, dataset)
+    return image
+
+
+def checked(image: Any, up_to_1: bool) -> Any:
+    """Return an image unchanged if `Run.predict` accepts it, as a path or an array; raise ContractError otherwise.
+
+    up_to_1: whether 1 is white in float images, so that values above 1 are refused.
+    """
+    if isinstance(image, str | Path):
+        return image
+    kind = str(getattr(image, "dtype", type(image).__name__))  # a tensor or a list too, for the message
+    shape = tuple(getattr(image, "shape", ()))
+    fits = len(shape) in (2, 3) and 0 not in shape and kind in ("uint8", "uint16", "float32", "float64")
+    expected, got = "paths, or arrays (h, w) or (h, w, bands)", f"{kind} {'x'.join(map(str, shape))}".strip()
+    require(fits, "predict", f"{expected} of uint8, uint16 or floats", got)
+    above = kind[0] == "f" and up_to_1 and bool((image > 1).any())
+    require(not above, "predict", "floats from 0 to 1", "some above 1", "divide them by the value of a white pixel")
     return image
 
 

@@ -21,3 +21,12 @@ from seglab.losses.overlap import JML, DicePlusPlus, GeneralizedWassersteinDice,
 from seglab.losses.overlap import SensitivitySpecificity, SquaredDice
 from seglab.losses.robust import BiTempered, GeneralizedCE, SymmetricCE, TLoss
 from seglab.losses.schedule import Switch
+
+__all__ = ["BCE", "JML", "L1ACE", "MCC", "AsymmetricFocal", "AsymmetricFocalTversky", "BCEDice", "BalancedCE"]
+__all__ += ["Batchwise", "BiTempered", "Boundary", "BoundaryDoU", "CLDice", "ClassWeightedCE", "Combo", "Dice"]
+__all__ += ["DicePlusPlus", "DistancePenalizedCE", "ExpLog", "External", "Focal", "FocalTversky", "GeneralizedCE"]
+__all__ += ["GeneralizedDice", "GeneralizedWassersteinDice", "Hausdorff", "InverseSizeCE", "IoU", "LabelSmoothing"]
+__all__ += ["LogCoshDice", "LogitAdjusted", "LovaszHinge", "LovaszSigmoid", "LovaszSoftmax", "MarginCE", "NeighborCE"]
+__all__ += ["NoiseRobustDice", "PerComponent", "Poly1", "RegionSize", "SensitivitySpecificity", "SkeletonRecall"]
+__all__ += ["SquaredDice", "Sum", "Switch", "SymmetricCE", "TLoss", "Term", "TopK", "Tversky", "UnifiedFocal"]
+__all__ += ["WeightMap", "WeightedBCE"]

@@ -2,6 +2,7 @@
 
 import datetime
 import math
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
@@ -63,7 +64,7 @@ def write(roots: Sequence[Path], question: Question, found: Answer, output: str 
 
 def report_command(roots: Sequence[Path], question: Question) -> str:
     """Return the command that asks the question about some folders."""
-    defaults, arguments = Question().asked, [str(root) for root in roots]
+    defaults, arguments = Question().asked, [os.path.relpath(root) for root in roots]
     for key, value in question.asked.items():
         if value != defaults[key]:
             unquoted = re.fullmatch(r"[\w.-]+", str(value))

@@ -43,6 +43,19 @@ def test_a_run_on_whole_images_sees_what_training_saw_and_brings_the_map_back(ru
     np.testing.assert_allclose(one.of_image(image) / 65535, expected, atol=2e-5)
 
 
+def test_the_state_of_the_caller_neither_changes_a_prediction_nor_is_changed(runs):
+    image, state = photo(64, 64), torch.random.get_rng_state()
+    expected = opened(runs / "whole").of_image(image)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.set_default_dtype(torch.float64)
+    try:
+        one = opened(runs / "whole")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {value.dtype for value in one.module.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    np.testing.assert_array_equal(one.of_image(image), expected)
+
+
 def test_nothing_is_found_where_an_image_has_no_data(runs):
     one, image = opened(runs / "whole"), photo(70, 90).astype(np.float32) / 255
     image[:20, :, 1] = np.nan

@@ -17,6 +17,11 @@ from tests.losses.conftest import ALL, TASKS, of
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
+def test_the_public_names_are_those_that_a_type_checker_accepts():
+    names = {name for name, value in vars(seglab.losses).items() if isinstance(value, type)}
+    assert names == set(seglab.losses.__all__)
+
+
 @of(lambda case: case.task != "multilabel")
 def test_every_card_tells_all(case):
     card = case.loss.card

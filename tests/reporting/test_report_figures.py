@@ -1,8 +1,10 @@
+import matplotlib as mpl
+import matplotlib.style
 import pandas as pd
 import pytest
 
 from seglab.contract import ContractError
-from seglab.plots import COLORS
+from seglab.plots import COLORS, svg
 from seglab.reporting import report_figures
 from seglab.reporting.gallery import gallery, one_run_each, which_runs
 from seglab.reporting.load_runs import Sweep, collect
@@ -23,6 +25,13 @@ def test_a_loss_keeps_its_color_where_another_has_no_history():
     histories = pd.DataFrame({"label": ["bce", "focal"], "epoch": 0, "val/iou_pooled": [0.2, 0.4]})
     axis = report_figures.learning(histories, ["bce", "dice", "focal"]).axes[0]
     assert [line.get_color() for line in axis.lines] == [COLORS[0], COLORS[2]]
+
+
+def test_the_style_sheet_of_the_caller_does_not_change_a_figure():
+    histories = pd.DataFrame({"label": "bce", "epoch": [0, 1], "val/iou_pooled": [0.2, 0.4]})
+    expected = svg(report_figures.learning(histories, ["bce"]), "one")
+    with mpl.rc_context({"text.usetex": True, "figure.figsize": (2, 2)}), mpl.style.context("dark_background"):
+        assert svg(report_figures.learning(histories, ["bce"]), "one") == expected
 
 
 def test_one_run_draws_what_one_run_can_show(sweep):
