@@ -61,9 +61,9 @@ def sweep(*overrides: str, study: str, trust: Sequence[str] = ()) -> Study:
 
 def load(*folders: str | Path, trust: Sequence[str] = ()) -> Study:
     """Open all runs below the given folders, at any depth, as one study."""
-    fits = bool(folders) and all(isinstance(folder, str | Path) for folder in folders)
+    fits = len(folders) > 0 and all(isinstance(folder, str | Path) for folder in folders)
     require(fits, "load", "folders such as load('outputs/first', 'outputs/second')", folders or "none")
-    study = Study(tuple(Path(folder).absolute() for folder in folders), trust)  # valid after os.chdir
+    study = Study(tuple(Path(folder).expanduser().absolute() for folder in folders), trust)  # valid after os.chdir
     _ = study.runs  # read now, so that errors are raised here
     return study
 
@@ -94,9 +94,9 @@ def compare(
     require(names and len(losses) > 0, "compare", 'losses such as ["bce", "dice"]', repr(losses))
     require(isinstance(seeds, Integral) and seeds > 0, "compare", "seeds as a number of runs", repr(seeds))
     root = write_pairs(images, masks, groups, Path("outputs", ".pairs"))
-    words = ["dataset=folder", f"dataset.root={root}", f"loss={','.join(losses)}"]
-    words.append(f"dataset.group_pattern='{GROUP}'")  # Hydra accepts parentheses only in quotes
-    return sweep(*words, f"seed={','.join(map(str, range(1, seeds + 1)))}", *overrides, study=study)
+    words = ["dataset=folder", f"dataset.root={root}", f"dataset.group_pattern='{GROUP}'"]  # parentheses need quotes
+    words += [f"loss={','.join(losses)}", f"seed={','.join(map(str, range(1, seeds + 1)))}"]
+    return sweep(*words, *overrides, study=study)
 
 
 def _train(overrides: Sequence[str], **environment: str) -> None:
@@ -135,7 +135,7 @@ class Run:
     trust: Sequence[str] = field(default=(), repr=False, hash=False)  # a list is not hashable
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder).absolute())  # a str too; valid after os.chdir
+        object.__setattr__(self, "folder", Path(self.folder).expanduser().absolute())  # a str too
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -180,8 +180,7 @@ class Run:
         from seglab.images.raster import SeveralPages
         from seglab.inference.predictor import FULL, checked, warn_of_range
 
-        is_list = isinstance(images, Iterable) and not isinstance(images, str | Path)
-        is_list = is_list and getattr(images, "ndim", 1) in (1, 4)  # a column of paths, an array (n, h, w, c)
+        is_list = isinstance(images, Iterable) and not isinstance(images, str) and getattr(images, "ndim", 1) in (1, 4)
         require(is_list, "predict", "a list of images", type(images).__name__, "write predict([image])[0]")
         model = self._predictor
         data = model.dataset
@@ -205,8 +204,8 @@ class Run:
         from seglab.engine.trained_run import open_run
         from seglab.inference.predictor import predictor
 
-        run = open_run(self.folder, [self.trust] if isinstance(self.trust, str) else self.trust)
-        return predictor(run, window=None, overlap=0.5, tta="none", batch=4, device="auto")
+        trust = [self.trust] if isinstance(self.trust, str) else self.trust
+        return predictor(open_run(self.folder, trust), window=None, overlap=0.5, tta="none", batch=4, device="auto")
 
     def _repr_html_(self) -> str:
         from seglab.reporting.html import notebook_page, picture_url
@@ -255,7 +254,8 @@ class Study:
         matches = used[(used["seed"] == seed) & (used["fold"] == fold)]
         rows = zip(used["label"], used["seed"], used["fold"], strict=True)
         existing = ", ".join(f"{label} with {of_run(seed, fold)}" for label, seed, fold in rows)
-        require(len(matches) == 1, "study", f"one of {existing}", f"{loss} with {of_run(seed, fold)}")
+        several = f", {len(matches)} times; open one by seglab.Run(FOLDER)" * (len(matches) > 1)
+        require(len(matches) == 1, "study", f"one of {existing}", f"{loss} with {of_run(seed, fold)}{several}")
         return Run(matches["folder"].iloc[0], self.trust)
 
     def verdict(self, data: str | None = None, **question: Any) -> Verdict:

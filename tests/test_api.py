@@ -169,7 +169,8 @@ def test_a_sweep_ends_when_the_process_that_called_it_is_killed(tmp_path):
 def test_a_study_of_folders_is_opened_and_judged(tmp_path, monkeypatch):
     write_sweep(tmp_path / "s", [FakeLoss("bce", 0.6), FakeLoss("dice", 1.5)], [1, 2])
     monkeypatch.chdir(tmp_path)
-    study = seglab.load("s")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    study = seglab.load("~/s")
     os.chdir("/")  # as a cell of a notebook may
     verdict = study.verdict()
     assert str(verdict).startswith(verdict.study.title)
@@ -187,6 +188,9 @@ def test_a_study_of_folders_is_opened_and_judged(tmp_path, monkeypatch):
     said = "study: expected one of bce with seed 1, bce with seed 2, got bce with seed 3"
     with pytest.raises(ContractError, match=said):
         study.run("bce", seed=3)
+    write_run(tmp_path / "other", FakeLoss("bce"), 1, data={"fingerprint": "other"})
+    with pytest.raises(ContractError, match=r"got bce with seed 1, 2 times; open one by seglab.Run\(FOLDER\)"):
+        seglab.load(tmp_path).run("bce")
 
 
 def test_a_run_of_a_study_with_folds_is_chosen_by_its_fold(tmp_path):

@@ -86,9 +86,10 @@ def recognize(path: str) -> tuple[str, bytes]:
     if is_volume(path):
         return "NIfTI", b""  # its decoder reads the file once for all slices
     data = read_bytes(path)
-    if data[:4] in MAGIC:
+    has_name, has_mark = path.lower().endswith(".dcm"), data[128:132] == b"DICM"
+    if data[:4] in MAGIC and not (has_name and has_mark):  # the preamble of a DICOM may be the header of a TIFF
         return "TIFF", data
-    if data[128:132] == b"DICM" or path.lower().endswith(".dcm"):  # a damaged .dcm file is reported as DICOM
+    if has_mark or has_name:  # a damaged .dcm file is reported as DICOM
         return "DICOM", data
     try:
         return str(header(data).format), data

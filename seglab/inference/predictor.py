@@ -106,7 +106,8 @@ class Predictor:
     @torch.inference_mode()
     def probability(self, tiles: np.ndarray) -> np.ndarray:
         """Return the probabilities of tiles (b, h, w, c): (b, h, w) float32, or (b, k, h, w) for several classes."""
-        images = torch.from_numpy(to_units(tiles)).permute(0, 3, 1, 2).to(self.module.device)
+        pixels = np.require(to_units(tiles), requirements="W")  # torch warns about arrays that are read-only
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.module.device)
         with self.autocast():
             maps = []
             for symmetry in SYMMETRIES[self.tta]:

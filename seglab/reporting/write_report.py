@@ -46,7 +46,8 @@ def write(roots: Sequence[Path], question: Question, found: Answer, output: str 
     output: the output folder; defaults to the first root, or to its subfolder named after the class, if one is chosen.
     """
     sweep, studies, over = found
-    out = Path(output or roots[0] / (question.of_class or ""))  # the report on one class does not replace that on all
+    # The report on one class does not replace that on all
+    out = Path(output or roots[0] / (question.of_class or "")).expanduser()
     allowed = len(sweep.used) > 0 or not (out / "report.html").exists()
     remedy = f"{out / 'report.html'} is not replaced"
     require(allowed, "report", "a run to compare", f"none ({sweep.reasons})", remedy)

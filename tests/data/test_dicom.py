@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pydicom
@@ -34,6 +36,13 @@ def test_fewer_bits_are_spread_over_the_full_range_and_signed_values_begin_below
     signed = np.array([[-2048, 0, 2047]], np.int16)
     path = write_dicom(tmp_path / "b.dcm", signed, bits=12)
     assert read_image(path).tolist() == [[0, 32776, 65535]]
+
+
+def test_the_preamble_of_a_dicom_may_be_the_header_of_a_tiff(tmp_path):
+    pixels = np.array([[0, 1, 255]], np.uint8)
+    path = Path(write_dicom(tmp_path / "a.dcm", pixels, bits=8))
+    path.write_bytes(b"II*\0" + path.read_bytes()[4:])
+    np.testing.assert_array_equal(read_image(str(path)), pixels)
 
 
 def test_frames_are_pages_and_colors_are_refused(tmp_path):

@@ -79,6 +79,8 @@ def test_a_target_that_is_not_a_loss_or_is_misspelled_is_one_sentence():
         check(OmegaConf.create({"loss": {"_target_": f"{HERE}.weighted", "wait": 3}}))
     with pytest.raises(ConfigError, match=r"loss\._target_: expected .* imported, got mine\.Missing"):
         check(OmegaConf.create({"loss": {"_target_": "mine.Missing"}}))
+    with pytest.raises(ConfigError, match=r"got __main__\.Mine \(.*\); write it to a file MODULE"):
+        check(OmegaConf.create({"loss": {"_target_": "__main__.Mine"}}))
 
 
 def dice_without_sigmoid(logits, target):

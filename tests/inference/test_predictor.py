@@ -53,6 +53,7 @@ def test_the_state_of_the_caller_neither_changes_a_prediction_nor_is_changed(run
     finally:
         torch.set_default_dtype(torch.float32)
     assert {value.dtype for value in one.module.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    image.setflags(write=False)  # as a memory map; torch warns about it
     np.testing.assert_array_equal(one.of_image(image), expected)
 
 
