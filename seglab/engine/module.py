@@ -79,7 +79,8 @@ class SegModule(LightningModule):
 
     In a Trainer of your own a batch is a dictionary: `image` (b, c, h, w), uint8 or float from 0 (black) to 255;
     `target` as in Loss; the image names `id`; int64 numbers `index` (b,), which tiles of one image share; `valid`
-    (b, 1, h, w) bool, if not all pixels count; and the maps that the loss needs.
+    (b, 1, h, w) bool, if not all pixels count; and the maps that the loss needs. `Trainer.predict` takes images. The
+    metrics are in `trainer.callback_metrics`; `Trainer.validate` returns none, and there is no test step.
 
     Args:
         model: maps (b, c, h, w) float to (b, k, h, w) logits; for deep supervision, in training, to a list of logits
