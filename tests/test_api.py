@@ -224,7 +224,7 @@ WRONG = [
     ({"groups": [1]}, r"expected a mask and a group for each image, got 2 images, 2 masks and 1 groups"),
     ({"images": [np.zeros((4, 4)), np.zeros((4, 4))]}, r"image 0 as \(h, w\) .*, got \(4, 4\) float64; scale its"),
     ({"images": [np.zeros((0, 4), np.uint8)] * 2}, r"image 0 as \(h, w\) .*, got \(0, 4\) uint8$"),
-    ({"images": [[[1]], [[2]]]}, "image 0 and its mask as NumPy arrays or paths, got list; convert with numpy.asarray"),
+    ({"images": [[[1]], [[2]]]}, r"arrays or paths as image 0 and mask, got \['list'\]; use numpy.asarray"),
     ({"images": "photos"}, "images as a list with an entry for each image, got str"),
     ({"masks": [np.full((4, 4), np.nan)] * 2}, "a mask without NaN for image 0"),
     ({"groups": {"a": 1, "b": 2}}, "groups as a list with an entry for each image, got dict"),

@@ -44,8 +44,7 @@ def write_pairs(
         for k, (image, mask) in enumerate(zip(images, masks, strict=True)):
             name = f"g{numbers[groups[k]]:05d}_{k:05d}"
             others = [type(x).__name__ for x in (image, mask) if not isinstance(x, np.ndarray | str | PathLike)]
-            expected = f"image {k} and its mask as NumPy arrays or paths"
-            require(not others, "compare", expected, ", ".join(others), "convert with numpy.asarray")
+            require(not others, "compare", f"arrays or paths as image {k} and mask", others[:1], "use numpy.asarray")
             if isinstance(image, np.ndarray):
                 has_shape = image.size > 0 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3)))
                 fits = has_shape and image.dtype in (np.uint8, np.uint16)

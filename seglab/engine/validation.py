@@ -32,7 +32,7 @@ def _faults_of(path: str, node: dict) -> Iterator[str]:
     try:
         target = resolve_name(node["_target_"])
     except Exception as error:
-        name = node["_target_"]
+        name = str(node["_target_"])
         of_a_cell = name.partition(".")[0] in ("__main__", name)  # defined in a notebook or a script
         remedy = "; write it to a file MODULE.py and set MODULE.NAME" if of_a_cell else ""
         yield f"{path}._target_: expected a name that can be imported, got {name} ({error}){remedy}"
