@@ -17,6 +17,9 @@ TRUSTED: tuple[str, ...] = ("seglab.losses.", "seglab.models.", "seglab.data.", 
 TRUSTED += ("segmentation_models_pytorch.", "albumentations.", "monai.losses.", "kornia.losses.")
 """Packages whose classes may be built; their functions, and classes that they import from elsewhere, may not."""
 
+UNTRUSTED = ("monai.losses.perceptual.",)
+"""Modules in these packages whose classes run code from a folder that their arguments name (torch.hub)."""
+
 
 def faults(config: Any) -> Iterator[str]:
     """Yield one sentence for each value of a plain configuration that its target would not accept."""
@@ -143,7 +146,8 @@ def _is_trusted(target: str) -> bool:
         resolved = resolve_name(target)
     except Exception:  # importing an untrusted name may raise anything
         return False
-    return inspect.isclass(resolved) and f"{resolved.__module__}.".startswith(TRUSTED)
+    module = f"{getattr(resolved, '__module__', None)}."
+    return inspect.isclass(resolved) and module.startswith(TRUSTED) and not module.startswith(UNTRUSTED)
 
 
 def as_loss(node: Any) -> Any:
