@@ -50,8 +50,16 @@ def processes(trainer: Mapping[str, Any]) -> Any:
     return int(count) * nodes if str(count).isdecimal() else f"{count} on each of {nodes}"
 
 
+_CONTROL = (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F))
+ESCAPED = {code: repr(chr(code))[1:-1] for code in _CONTROL}
+"""Control characters except tab and line break, by which a file name could erase or reorder text in a terminal."""
+
+
 class ContractError(ValueError):
     """Raised when a contract is violated; the message is one sentence that the user can act on."""
+
+    def __str__(self) -> str:
+        return super().__str__().translate(ESCAPED)
 
 
 class Diverged(ContractError):

@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 LOCK = ".lock"
 """The file in a run folder that its process locks; the operating system releases the lock when the process ends."""
 
+NOT_JSON = (ValueError, RecursionError)
+"""What json raises for a damaged text; the second one for very many opening brackets."""
+
 _tidying = threading.Lock()  # otherwise a thread still in `tidy` could remove a file that another has begun to write
 
 
@@ -97,6 +100,11 @@ def atomic(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def stays_inside(name: str) -> bool:
+    """Whether a path, joined to a folder, stays in that folder."""
+    return not os.path.isabs(name) and ".." not in Path(name).parts
+
+
 def write_bytes(path: Path, data: bytes) -> Path:
     """Write a file atomically and return its path."""
     with atomic(path) as partial:
@@ -136,7 +144,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, *NOT_JSON) as error:
         problem = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else f"is damaged ({error})"
         log.warning("%s %s", path, problem)
         return {}
@@ -159,9 +167,16 @@ def run_status(folder: Path, facts: Mapping[str, Any]) -> str:
     return "interrupted" if status == "running" and not is_held(folder) else status
 
 
+def mistyped(facts: Mapping[str, Any]) -> set[str]:
+    """Return the keys of a run.json (`facts`) whose values should be mappings and are something else."""
+    mappings = ("config", "choices", "data", "monitor", "threshold", "versions", "host", "files", "metrics", "card")
+    return {key for key in mappings if not isinstance(facts.get(key), Mapping | None)}
+
+
 def of_version_1(facts: Mapping[str, Any]) -> str:
     """Return a message for a run of version 1, which recorded neither its version nor its command; "" for others."""
-    old = "versions" in facts and "seglab" not in facts["versions"] and "overrides" not in facts
+    versions = facts.get("versions")
+    old = isinstance(versions, Mapping) and "seglab" not in versions and "overrides" not in facts
     remedy = "init_from=RUN/checkpoints/best.ckpt loads its weights"
     return f"made by seglab 1, whose runs this version cannot open; {remedy}" if old else ""
 

@@ -113,6 +113,18 @@ def test_a_file_without_weights_is_one_sentence(tmp_path, name):
         read_weights(tmp_path / name, "init_from")
 
 
+@pytest.mark.parametrize("damage", ["[" * 10**5, "{", "9" * 10**4])
+def test_a_json_file_that_cannot_be_read_is_an_absent_one(tmp_path, damage, caplog):
+    file = tmp_path / "a.json"
+    file.write_text(damage)
+    assert read_json(file) == {}
+    assert str(file) in caplog.text
+
+
+def test_a_name_cannot_control_the_terminal_that_shows_an_error():
+    assert str(ContractError("a\x1b[31mb\u202ec\nd")) == "a\\x1b[31mb\\u202ec\nd"
+
+
 def test_a_damaged_npz_file_is_an_absent_one(tmp_path):
     file, rng = tmp_path / "a.npz", np.random.default_rng(0)
     np.savez_compressed(file, table=rng.integers(0, 9, (20, 256)), ids=np.arange(20).astype(str))

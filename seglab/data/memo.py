@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from filelock import FileLock
 from tqdm import tqdm
 
-from seglab.files import sha256
+from seglab.files import NOT_JSON, sha256
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def remembered(
         with file.open("rb") as lines:
             for line in lines:
                 # skips a line that was cut off when a process was killed, with what was appended to it
-                with suppress(ValueError, TypeError):
+                with suppress(TypeError, *NOT_JSON):
                     key, value = json.loads(line)
                     results[key if len(key) == 32 else short(key)] = value  # earlier versions wrote longer keys
     states = [[(path, *on_disk(path)) for path in group] for group in paths]

@@ -12,6 +12,7 @@ from unicodedata import normalize
 from seglab.contract import require
 from seglab.data.dataset import Item
 from seglab.data.names import read_text
+from seglab.files import NOT_JSON
 from seglab.images.image_io import without_suffix
 
 SPLITS = ("train", "val", "test")
@@ -150,9 +151,10 @@ def read_split(path: Path) -> dict[str, list[str]]:
         require(fits, who, "the lists train.txt, val.txt and test.txt", got)
         texts = {split: read_text(file).splitlines() for split, file in files.items()}
         return {split: [line.strip() for line in lines if line.strip()] for split, lines in texts.items()}
+    text = read_text(path)
     try:
-        content = json.loads(read_text(path))
-    except json.JSONDecodeError:
+        content = json.loads(text)
+    except NOT_JSON:
         content = None
     keys = list(content) if isinstance(content, dict) else []
     lists = set(keys) == set(SPLITS) and all(isinstance(names, list) for names in content.values())

@@ -24,6 +24,7 @@ from seglab.contract import NOT_IN_IDENTITY, ContractError, Task, processes, req
 from seglab.engine.domains import better, leaves, outside
 from seglab.engine.override_errors import nearest
 from seglab.engine.validation import as_loss, faults
+from seglab.files import stays_inside
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
@@ -273,8 +274,7 @@ def scale(small: Any, full: Any, *, _root_: DictConfig) -> Any:
 
 def inside(name: Any) -> str:
     """Return a study's name; raise ContractError if it leaves outputs/, as Hydra creates folders before any check."""
-    place = Path(str(name))  # study=2024 is parsed as a number
-    fits = name not in (None, "") and not place.is_absolute() and ".." not in place.parts
+    fits = name not in (None, "") and stays_inside(str(name))  # study=2024 is parsed as a number
     require(fits, "study", "a folder inside outputs/", name, "set hydra.run.dir=DIR to put a run elsewhere")
     return str(name)
 

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from seglab.contract import ContractError, require
 from seglab.engine.domains import better
-from seglab.files import LOCK, archive_is_intact, file_facts, of_version_1, read_json, whole_file, write_json
+from seglab.files import LOCK, archive_is_intact, file_facts, mistyped, of_version_1, read_json, whole_file, write_json
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ RESULTS = ("metrics.csv", "per_image.csv", *ARRAYS, "split.json", "checkpoints/b
 """Files of a finished run whose sizes and checksums are recorded in run.json."""
 
 PICTURES = ("curves.png", "examples.png")
+FOLDERS = ("checkpoints", "snapshots")
 
 OF_FINISHED = {"config", "choices", "data", "monitor", "threshold", "seconds", "finished"}
 """Keys that other code reads from the run.json of a finished run."""
@@ -85,6 +86,7 @@ class Run:
         content = read_json(self.file)
         facts = content if isinstance(content, dict) else {"": content}
         missing = {"status", *(OF_FINISHED if facts.get("status") == "finished" else ())} - facts.keys()
+        missing |= mistyped(facts)
         if not facts or not missing or of_version_1(facts):
             return facts
         log.warning("%s is damaged (no %s)", self.file, ", ".join(sorted(missing)))
@@ -116,7 +118,7 @@ class Run:
         # last.ckpt first: a finished run does not need it; without run.json, the next start would resume from it
         for file in ("checkpoints/last.ckpt", "run.json", *RESULTS, *PICTURES):
             (self.folder / file).unlink(missing_ok=True)
-        for folder in ("checkpoints", "snapshots"):
+        for folder in FOLDERS:
             shutil.rmtree(self.folder / folder, ignore_errors=True)
 
     def paused_value(self, epochs: int | None) -> float | None:
@@ -143,11 +145,9 @@ class Run:
         return float("nan") if value is None else value
 
     def clean_up(self) -> None:
-        """Remove temporary files of a killed process, and all checkpoints if one of them is damaged."""
+        """Remove all checkpoints if one of them is damaged."""
         from seglab.engine.checkpoints import refers_to_best
 
-        for partial in self.folder.rglob(".*.partial*"):
-            partial.unlink(missing_ok=True)
         if not self.last:
             return
         for file in (self.last, self.last.with_name("best.ckpt")):
@@ -226,6 +226,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.is_main:
             return self
+        self._require_own()
         try:
             self._lock.acquire()
         except Timeout:
@@ -237,6 +238,13 @@ class Run:
             root = logging.getLogger()  # read-only, but finished: nothing is written, not even train.log
             root.handlers = [handler for handler in root.handlers if not isinstance(handler, logging.FileHandler)]
         return self
+
+    def _require_own(self) -> None:
+        """Raise a ContractError if the folder has files of other programs that a run would replace."""
+        names = (self.file.name, *RESULTS, *PICTURES, *FOLDERS, "tensorboard")
+        others = [] if (self.folder / LOCK).exists() else [name for name in names if (self.folder / name).exists()]
+        is_own, got = not others or bool(self.known()), f"one with {', '.join(others)} of another program"
+        require(is_own, f"run {self}", "a new folder or that of a run", got, "choose another hydra.run.dir")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:

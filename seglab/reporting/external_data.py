@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from seglab.files import as_numbers
+from seglab.files import NOT_JSON, as_numbers
 from seglab.reporting import metrics_table
 from seglab.reporting.class_rows import metrics_of, read_rows, rows_per_image
 from seglab.reporting.html import mean_sd, number, table
@@ -35,7 +35,7 @@ def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
         auto = {key: run["data"][key] for key in ("range", "mean", "std") if key in run["data"]}  # the values of "auto"
         config = {"dataset": {**(run["config"].get("dataset") or {}), **auto}}
         for file in sorted(run["folder"].glob(FILES)):
-            with suppress(OSError, ValueError, KeyError, TypeError):  # a foreign file may hold anything
+            with suppress(OSError, AttributeError, KeyError, TypeError, *NOT_JSON):  # a foreign file may hold anything
                 facts = json.loads(file.read_text(encoding="utf-8"))
                 if facts["run_finished"] == run["finished"]:  # otherwise evaluated with weights that are gone
                     row = {"data": file.parent.name, "what": words(facts, config)}

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from seglab.contract import ContractError, Task, require
-from seglab.files import as_numbers, of_version_1, run_status, whole_file
+from seglab.files import NOT_JSON, as_numbers, mistyped, of_version_1, run_status, whole_file
 from seglab.reporting.class_rows import chosen_classes, metrics_of, read_rows, rows_per_image
 from seglab.reporting.run_labels import benchmark_titles, fold, label
 
@@ -135,9 +135,9 @@ def _read_facts(folder: Path) -> tuple[dict[str, Any], str]:
     """Return the facts in run.json, and a sentence why the run cannot be used; an empty string if it can."""
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, *NOT_JSON) as error:
         return {}, f"run.json cannot be read: {_reason(error)}"
-    if not isinstance(facts, dict) or not isinstance(facts.get("config"), dict):  # other programs also write run.json
+    if not isinstance(facts, dict) or not facts.get("config") or mistyped(facts):  # other programs also write run.json
         return {"status": "foreign"}, "run.json is not that of a training run"
     if reason := of_version_1(facts):
         return facts | {"status": "unreadable"}, reason

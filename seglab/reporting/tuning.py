@@ -16,9 +16,10 @@ from seglab.reporting.html import number, table
 
 
 def searches(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """Return the searches recorded in the study folders that contain these run folders."""
+    """Return the searches recorded in the study folders that contain these run folders, except incomplete records."""
     contents = [read_json(study / "search.json") for study in sorted({folder.parent for folder in folders})]
-    return [facts for facts in contents if facts]
+    needed = {"command", "monitor", "mode", "sampler", "halving", "tunings"}
+    return [facts for facts in contents if isinstance(facts, dict) and needed <= facts.keys()]
 
 
 def expected_best(values: Sequence[float], mode: str = "max") -> np.ndarray:

@@ -48,6 +48,7 @@ def test_a_run_that_breaks_keeps_the_reason(tmp_path, error, ended, traced):
 
 def test_the_origin_of_a_checkpoint_is_known_until_it_is_gone(tmp_path):
     made_from = {"data": {"fingerprint": "a"}, "initial": {"run": "b"}}
+    (tmp_path / ".lock").touch()
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/last.ckpt").touch()
     with Run(tmp_path) as run:
@@ -63,7 +64,9 @@ def test_the_origin_of_a_checkpoint_is_known_until_it_is_gone(tmp_path):
         assert not run.facts.keys() & made_from.keys()
 
 
-@pytest.mark.parametrize("damage", [[1], None, 3, {"identity": 3}, {"status": "finished", "monitor": {}}])
+@pytest.mark.parametrize(
+    "damage", [[1], None, 3, {"identity": 3}, {"status": "finished", "monitor": {}}, {"status": "failed", "data": 3}]
+)
 def test_a_run_json_that_is_not_whole_is_damaged_and_says_what_it_lacks(tmp_path, damage, caplog):
     write_json(tmp_path / "run.json", damage)
     assert Run(tmp_path).known() == {}
@@ -94,6 +97,26 @@ def test_forgetting_removes_what_a_run_left_and_nothing_else(tmp_path):
     run.forget()
     assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "mine.txt"]
     assert run.known() == {}
+
+
+@pytest.mark.parametrize(
+    "mine", ["checkpoints/mine.pt", "snapshots/a", "metrics.csv", "run.json", "checkpoints/last.ckpt"]
+)
+def test_a_folder_with_files_of_other_programs_is_refused(tmp_path, mine):
+    (tmp_path / mine).parent.mkdir(exist_ok=True)
+    (tmp_path / mine).write_text("{}")
+    with pytest.raises(
+        ContractError, match=r"a new folder or that of a run, got one with .* of another program; choose"
+    ):
+        Run(tmp_path).__enter__()
+    assert (tmp_path / mine).exists()
+
+
+def test_temporary_files_of_other_programs_are_kept(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/.mine.partial").touch()
+    Run(tmp_path).clean_up()
+    assert (tmp_path / "home/.mine.partial").exists()
 
 
 def test_a_folder_is_held_by_one_process_and_free_when_that_process_is_gone(tmp_path):

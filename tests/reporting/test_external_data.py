@@ -89,6 +89,9 @@ def test_evaluations_from_before_a_run_was_trained_again_are_left_out(evaluated)
     (evaluated / "dice_s2" / "evaluations" / "mias-0a1b2c" / "evaluation.json").write_text("[]")
     rows = external_data.evaluated(collect([evaluated]).runs)
     assert sorted(zip(rows["label"], rows["seed"], strict=True)) == [("bce", 2)]
+    file = evaluated / "bce_s2" / "evaluations" / "mias-0a1b2c" / "evaluation.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"dataset": "mias"}))
+    assert external_data.evaluated(collect([evaluated]).runs).empty
 
 
 def test_the_description_lists_options_that_differ_from_the_run():

@@ -74,6 +74,8 @@ RUN, IMAGES = "run.json", "per_image.csv"
         (RUN, '{"name": "truncated', "run.json cannot be read"),
         (RUN, "[1, 2]", "run.json is not that of a training run"),
         (RUN, '{"config": [1]}', "run.json is not that of a training run"),
+        (RUN, "[" * 10**5, "run.json cannot be read"),
+        (RUN, {"data": 5}, "run.json is not that of a training run"),
         (IMAGES, None, "per_image.csv cannot be read: No such file or directory"),
         (IMAGES, "", "per_image.csv cannot be read"),
         (IMAGES, "a,b\n1,2\n", "per_image.csv cannot be read: no column class, foreground"),

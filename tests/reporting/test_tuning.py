@@ -47,3 +47,10 @@ def test_the_page_of_a_search_shows_its_trials(own):
     assert "python -m &lt;b&gt;" in html
     assert "widen it" in html
     assert "dice <b>" not in html
+
+
+def test_an_incomplete_search_is_left_out_of_the_report(own):
+    runs = collect([own]).runs
+    for incomplete in ({"tunings": []}, [1]):
+        (own / "search.json").write_text(json.dumps(incomplete))
+        assert "How the losses were tuned" not in page("x", [], [], runs, "")
