@@ -9,6 +9,7 @@ from os.path import basename, commonprefix
 from pathlib import Path
 
 from seglab.contract import ContractError, require
+from seglab.images.medical import one_sentence
 
 COLUMNS = ("image", "mask", "split", "group")  # of a table; the first two are required, and any others are ignored
 
@@ -74,11 +75,12 @@ def read_rows(table: Path, root: Path) -> list[tuple[Path, list[Path], str, str]
     text = read_text(table)
     separator = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets use ; where a comma separates decimals
     reader = csv.DictReader(io.StringIO(text), delimiter=separator)
-    names = [str(name).strip() for name in reader.fieldnames or ()]
-    reader.fieldnames = names
-    columns = "the columns image and mask, and optionally split and group"
-    require({"image", "mask"} <= set(names), str(table), columns, ", ".join(names) or "none")
-    rows = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in reader]
+    with one_sentence(str(table), "a CSV file"):  # such as a quotation mark that is never closed
+        names = [str(name).strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = names
+        columns = "the columns image and mask, and optionally split and group"
+        require({"image", "mask"} <= set(names), str(table), columns, ", ".join(names) or "none")
+        rows = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in reader]
     require(bool(rows), str(table), "a row for each image", "none")
     images = Counter(row["image"] for row in rows)
     duplicates = sorted(image or "an empty cell" for image, count in images.items() if count > 1 or not image)

@@ -139,4 +139,7 @@ def encode_nifti(labels: np.ndarray, like: str) -> bytes:
     source: Any = nibabel.load(like)
     image = nibabel.Nifti1Image(labels, None, source.header, dtype=np.uint8)
     image.header["cal_min"] = image.header["cal_max"] = 0  # the display range of the scan does not fit labels
+    image.header.extensions.clear()  # may hold the DICOM header of the scan, with the name of the patient
+    for field in ("descrip", "aux_file", "db_name"):
+        image.header[field] = b""
     return gzip.compress(image.to_bytes(), 6, mtime=0)

@@ -18,10 +18,10 @@ from PIL import Image, ImageColor
 from scipy.ndimage import find_objects
 
 from seglab.contract import Task, require
-from seglab.files import cell, write_bytes, write_text
+from seglab.files import cell, stays_inside, write_bytes, write_text
 from seglab.images.image_io import SUFFIXES, is_volume, without_suffix
 from seglab.images.labels import IGNORED, with_ignored
-from seglab.images.medical import encode_nifti
+from seglab.images.medical import encode_nifti, one_sentence
 from seglab.images.resize import in_colors, resize, to_bits, to_channels
 from seglab.images.tiff import GDAL_NO_DATA, Tags, encode_tiff, georeference
 from seglab.inference.predictor import FULL, class_masks
@@ -61,7 +61,8 @@ def find_images(where: str | Sequence[str], output: Path) -> tuple[dict[str, Pat
     for path in paths:
         require(path.exists(), "predict", "an image or a folder of images", path, "set input=...")
         require(path.is_dir() or path.is_file(), "predict", "a file", f"{path}, which is a pipe or a device")
-        same = path.resolve() == output.resolve()
+        source, folders = path.resolve(), [output.resolve() / folder for folder in KINDS.values()]
+        same = source == output.resolve() or any(map(source.is_relative_to, folders))  # it would be overwritten
         require(not same, "predict", "an output folder that is not the input", path, "set output=DIR")
         files = sorted(walk(path, output, left_out)) if path.is_dir() else [path]
         parent = path if path.is_dir() and not several else path.parent
@@ -179,6 +180,8 @@ class PredictionWriter:
         require(bool(kinds) and not unknown, "predict", f"format as one or more of {', '.join(KINDS)}", got)
         self.task, self.thresholds = task or Task(), thresholds
         self.parts = self.task.classes if self.task.channels > 1 else ("",)  # one folder per class if there are several
+        fits = all(map(stays_inside, self.parts))  # another person chose them; they could name the folder of the images
+        require(fits, "predict", "class names that name folders inside the output", ", ".join(self.parts))
         self.folder, self.names, self.kinds, self.min_area = folder, names, kinds, min_area
         settings_file, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
         self.tables = {key: folder / f"{key}.csv" for key in COLUMNS if key in ("images", *kinds)}
@@ -211,6 +214,8 @@ class PredictionWriter:
         for row in read_rows(table, COLUMNS["images"]) if table.exists() else ():
             name, volume = row["image"], is_volume(row["file"])
             name = name[1:] if cell(name[1:]) == name else name
+            if not stays_inside(name):  # not written by `write`
+                continue
             files = [f"{name}.png", f"{name}.tif", *[f"{name.rpartition('_')[0]}.nii.gz"] * volume]
             for path in (folder / file for folder in folders for file in files):
                 path.unlink(missing_ok=True)
@@ -296,10 +301,11 @@ def read_rows(file: Path, columns: list[str]) -> list[dict[str, str]]:
     """Read a table without a truncated last row; raise ContractError for other columns, as saved by a spreadsheet."""
     text = file.read_bytes().decode(errors="replace")
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-    header = list(rows.fieldnames or columns)
     remedy = "delete the folder, or set another output=DIR"
-    require(header == columns, str(file), f"the columns {','.join(columns)}", ",".join(header), remedy)
-    return [row for row in rows if None not in row.values()]  # csv fills up short rows with None
+    with one_sentence(str(file), "a CSV file"):
+        header = list(rows.fieldnames or columns)
+        require(header == columns, str(file), f"the columns {','.join(columns)}", ",".join(header), remedy)
+        return [row for row in rows if None not in row.values()]  # csv fills up short rows with None
 
 
 def write_map(place: Path, pixels: np.ndarray, tags: Tags = (), palette: bytes = b"") -> None:

@@ -139,6 +139,30 @@ def test_a_rerun_with_other_settings_removes_the_earlier_results_and_nothing_els
     assert made[0].exists()
 
 
+def test_neither_classes_nor_tables_of_others_reach_files_outside_the_output(configure, photos, tmp_path):
+    run = write_run(tmp_path / "run", "dataset=folder", "dataset.root=.", "dataset.masks={a: b, c: d}")
+    config, before = facts_of(run)["config"], (photos / "a.png").read_bytes()
+    out = call(configure, tmp_path / "out", run, photos / "a.png")
+    for outside in (photos, "../../photos"):
+        config["dataset"]["masks"] = {"a": "b", str(outside): "d"}
+        change(run, config=config)
+        with pytest.raises(ContractError, match=r"class names that name folders inside the output, got a, .*photos"):
+            call(configure, tmp_path / "other", run, photos / "a.png")
+        with (out / "images.csv").open("a") as table:
+            table.write(f"{outside}/a,{outside}/a.png,1,1,1,1,1\n")
+    config["dataset"]["masks"] = {"a": "b", "c": "d"}
+    change(run, config=config)
+    call(configure, out, run, photos / "a.png", "rerun=true", "min_area=2")
+    assert (photos / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("source", ["masks", "masks/a.png"])
+def test_images_that_predictions_would_overwrite_are_refused(configure, runs, photos, source):
+    photos.rename(photos.with_name("masks"))
+    with pytest.raises(ContractError, match="an output folder that is not the input"):
+        call(configure, photos.parent, runs / "s1", photos.with_name("masks").parent / source)
+
+
 def test_a_folder_that_another_process_writes_into_is_refused(configure, runs, photos, tmp_path):
     (tmp_path / "out").mkdir()
     with FileLock(tmp_path / "out/.lock"), pytest.raises(ContractError, match="another process is writing to; wait"):
@@ -223,7 +247,10 @@ def test_slices_of_a_volume_are_called_as_in_training_and_what_is_dark_is_said_o
     place = np.array([[0, -0.7, 0, 30], [0.7, 0, 0, -20], [0, 0, 5, 100], [0, 0, 0, 1.0]])
     for name, light in (("dark", 1), ("light", 20)):
         values = photo(0, 50, 40)[:, :, :2].astype(np.int16) * np.array([0, light], np.int16)
-        nibabel.save(nibabel.Nifti1Image(values, place), tmp_path / f"{name}.nii.gz")
+        image = nibabel.Nifti1Image(values, place)
+        image.header["descrip"] = image.header["aux_file"] = "John Doe"
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(6, b"John Doe"))
+        nibabel.save(image, tmp_path / f"{name}.nii.gz")
     out = call(configure, tmp_path / "out", run, tmp_path / "*.nii.gz", "format=mask")
     [warning] = [line for line in caplog.messages if "nearly black" in line]
     assert warning.startswith(f"{tmp_path}/dark.nii.gz: ")
@@ -233,6 +260,7 @@ def test_slices_of_a_volume_are_called_as_in_training_and_what_is_dark_is_said_o
     volume = nibabel.load(out / "masks/light.nii.gz")
     np.testing.assert_allclose(volume.affine, place, atol=1e-6)
     assert volume.get_data_dtype() == np.uint8
+    assert b"John Doe" not in volume.to_bytes()
     for n in (0, 1):
         plane = cv2.imread(str(out / f"masks/light_z00{n}.png"), 0)
         np.testing.assert_array_equal(np.asarray(volume.dataobj)[..., n], plane.T > 0)

@@ -249,6 +249,7 @@ def test_a_table_names_the_files_of_each_image_its_split_and_its_group(tmp_path)
         ("picture,mask\na.png,b.png", "expected the columns image and mask, and optionally split and group, got"),
         ("image,mask\na.png,b.png\na.png,c.png", "expected a different image in each row, got a.png"),
         ("image,mask\nd\u00e4.png,b.png", "expected a text file in UTF-8, got another encoding; save it as CSV UTF-8"),
+        (f'image,mask\na.png,"b.png\n{"c.png,d.png" * 20000}', "list.csv: expected a CSV file, got field larger than"),
         ("image,mask,split\na.png,b.png,valid", "expected train, val or test in each cell of split, or all empty, got"),
     ],
 )
