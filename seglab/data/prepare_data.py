@@ -236,7 +236,8 @@ def cached(items: list[Item], dataset: Dataset, folder: Path, limit: int) -> lis
             return stored
         except (ContractError, OSError):  # a part of it was removed
             shutil.rmtree(folder)
-    caches, total = [path for path in folder.parent.glob("[0-9a-f]" * 20) if path != folder], 0  # named by fingerprints
+    marks = [mark for name in (RECORDS, "cache.json") for mark in folder.parent.glob(f"{'[0-9a-f]' * 20}/{name}")]
+    caches, total = [mark.parent for mark in marks if mark.parent != folder], 0  # cache.json: of version 1
     for cache in sorted(caches, key=lambda cache: on_disk(cache / RECORDS)[1], reverse=True):
         total += sum(on_disk(path)[0] for path in cache.rglob("*"))
         if total > limit:  # delete the least recently used ones, except one that another process builds

@@ -7,6 +7,7 @@ leaves at most some bytes without a record and an incomplete line, and the next 
 """
 
 import json
+import math
 import os
 import threading
 import zlib
@@ -24,8 +25,9 @@ from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Decoded, Item
 from seglab.data.decode import decode_once, native_objects
 from seglab.data.memo import content, each, on_disk
-from seglab.files import read_json, write_json, write_text
+from seglab.files import NOT_JSON, read_json, write_json, write_text
 from seglab.images.labels import Seen, with_ignored
+from seglab.images.medical import one_sentence
 
 PIXELS, RECORDS, MANIFEST, LOCK = "pixels.bin", "records.jsonl", "manifest.json", ".lock"
 FORMAT = 4
@@ -44,7 +46,9 @@ class Pixels:
 
     def array(self, offset: int, shape: Sequence[int], dtype: str, checksum: int | None) -> np.ndarray:
         """Return one array; only what is accessed is read, but all of it at its first use in a process (checksum)."""
-        array = np.ndarray(shape, dtype, self.bytes, offset)
+        with one_sentence(f"folder {Path(self.path).parent}", f"arrays within {PIXELS}"):
+            end = offset + math.prod(shape) * np.dtype(dtype).itemsize
+            array = self.bytes[offset:end].view(dtype).reshape(shape)  # np.ndarray accepts any offset, and pointers
         if checksum is not None and array.size and offset not in self.checked:  # an empty one starts where another does
             who, remedy = f"folder {Path(self.path).parent}", "remove it and, unless it is a cache, prepare it again"
             require(zlib.crc32(array.data) == checksum, who, f"{PIXELS} as it was written", "changed bytes", remedy)
@@ -74,13 +78,14 @@ def open_store(folder: Path) -> list[Item]:
     require("ids" in manifest, who, "a finished folder of seglab.prepare", None, remedy)
     pixels, items = Pixels(str(folder / PIXELS)), dict[str, Item]()
     options = manifest["options"].partition(" ")[2]  # without the version of the code, as in a fingerprint
-    for record, _ in read_records(folder / RECORDS):  # one at a time: those of 200,000 images take a gigabyte
-        end, size = record["end"], len(pixels.bytes)
-        require(end <= size, who, f"{end} bytes in {PIXELS}", size, "remove it, and " + remedy)
-        items[record["id"]] = item_of(record, pixels, options)  # the last one of each id wins
-    missing = set(manifest["ids"]) - set(items)
-    require(not missing, who, f"a line in {RECORDS} for every image", f"none for {len(missing)}", remedy)
-    return [items[name] for name in manifest["ids"]]
+    with one_sentence(who, f"{RECORDS} as seglab.prepare wrote it"):
+        for record, _ in read_records(folder / RECORDS):  # one at a time: those of 200,000 images take a gigabyte
+            end, size = record["end"], len(pixels.bytes)
+            require(end <= size, who, f"{end} bytes in {PIXELS}", size, "remove it, and " + remedy)
+            items[record["id"]] = item_of(record, pixels, options)  # the last one of each id wins
+        missing = set(manifest["ids"]) - set(items)
+        require(not missing, who, f"a line in {RECORDS} for every image", f"none for {len(missing)}", remedy)
+        return [items[name] for name in manifest["ids"]]
 
 
 def note_raw(folder: Path, node: dict[str, Any]) -> None:
@@ -107,6 +112,8 @@ def read_task(folder: Path, changed: tuple[int, int]) -> Task:
 def check_format(folder: Path) -> dict[str, Any]:
     """Return the manifest of a folder, empty if there is none; raises ContractError if another version made it."""
     manifest = read_json(folder / MANIFEST)
+    is_own = not manifest or (isinstance(manifest, dict) and isinstance(manifest.get("options"), str))
+    require(is_own, f"folder {folder}", f"no {MANIFEST} of another program", "one", "choose another folder")
     version = manifest.get("format", 1) if manifest else FORMAT  # format 1 had no such key
     remedy = "remove it, and run seglab.prepare again"
     require(version == FORMAT, f"folder {folder}", f"images in format {FORMAT}", f"format {version}", remedy)
@@ -225,6 +232,6 @@ def read_records(file: Path) -> Iterator[tuple[Record, int]]:
                 return
             try:
                 record = json.loads(line)
-            except ValueError:  # damaged: this and later items are decoded again
+            except NOT_JSON:  # damaged: this and later items are decoded again
                 return
             yield record, len(line)

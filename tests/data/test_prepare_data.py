@@ -79,7 +79,9 @@ def test_a_copy_of_the_data_keeps_its_cache_with_old_times_and_with_new(dataset,
 
 def test_the_longest_unused_cache_goes_when_space_is_short(dataset):
     first = cache_name(open_data(dataset).fingerprint)
-    (Path(dataset.cache_dir) / "notes").mkdir()  # not a cache, so never removed
+    for name in ("notes", "f" * 20):  # not caches, so never removed
+        (Path(dataset.cache_dir) / name).mkdir()
+        (Path(dataset.cache_dir) / name / "mine.txt").touch()
     size = sum(path.stat().st_size for path in (Path(dataset.cache_dir) / first).iterdir())
     items = dataset.items()
     bound = replace(dataset, cache_gb=(1.5 * size + cache_bytes(items, dataset)) / 1e9)  # room for this and another
@@ -91,7 +93,7 @@ def test_the_longest_unused_cache_goes_when_space_is_short(dataset):
         os.utime(Path(dataset.cache_dir) / mark / "records.jsonl", (age, age))
     open_data(bound)  # uses the first cache again
     third = cache_name(open_data(replace(bound, threshold=2)).fingerprint)
-    assert folders(dataset) == sorted([first, third, "notes"])
+    assert folders(dataset) == sorted([first, third, "notes", "f" * 20])
 
 
 def test_a_cache_that_another_process_builds_is_not_removed(dataset):

@@ -15,7 +15,7 @@ from seglab.data import store
 from seglab.data.datasets.folder import Folder
 from seglab.data.datasets.prepared import Prepared
 from seglab.data.prepare_data import open_data, select_items
-from seglab.data.store import build, open_store
+from seglab.data.store import Pixels, build, open_store
 from tests.data.fabricate import write_image, write_pairs
 
 
@@ -139,6 +139,22 @@ def test_a_damaged_record_and_all_after_it_are_made_again(raw, folder):
         unfinish(folder)
         build(raw.items(), raw, folder)
         assert_holds(folder, raw)
+
+
+@pytest.mark.parametrize("place", [(0, [2, 2], "O"), (-8, [16], "|u1"), (0, [10**5, 10**5], "|u1"), (0, [4], "no")])
+def test_a_record_reaches_nothing_beyond_the_pixels_of_its_folder(raw, folder, place):
+    build(raw.items(), raw, folder)
+    pixels = Pixels(str(folder / "pixels.bin"))
+    with pytest.raises(ContractError, match=r"expected arrays within pixels\.bin"):
+        pixels.array(*place, None)
+
+
+@pytest.mark.parametrize("other", [[1], {"files": []}])
+def test_the_manifest_of_another_program_is_refused(raw, folder, other):
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps(other))
+    with pytest.raises(ContractError, match=r"no manifest\.json of another program, got one; choose another folder"):
+        build(raw.items(), raw, folder)
 
 
 def test_several_processes_make_one_store(raw, folder):

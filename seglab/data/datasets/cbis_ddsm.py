@@ -178,7 +178,7 @@ class Files:
     def __init__(self, root: Path) -> None:
         self.by_case: dict[str, list[str]] = defaultdict(list)
         self.by_series: dict[str, list[str]] = defaultdict(list)
-        for path in files_in(root):
+        for path in filter(Path.is_file, files_in(root)):  # reading a pipe may never end
             folders = path.relative_to(root).parent.parts
             for name in filter(CASE.match, (*folders, path.stem)):  # a folder, or a flat file such as CASE_FULL.png
                 self.by_case[name].append(str(path))

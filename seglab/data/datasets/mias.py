@@ -13,7 +13,7 @@ from seglab.data.dataset import Dataset, Item
 from seglab.images.image_io import by_stem, existing_folder, files_in, read_image
 from seglab.images.resize import resize
 
-ROW = re.compile(r"(?P<film>mdb\d{3}) +[FGD] +(?P<kind>[A-Z]{4})(?: +[BM])?(?P<place>(?: +\d+){3})?(?: +[*].*)?")
+ROW = re.compile(r"(?P<film>mdb\d{3}) +[FGD] +(?P<kind>[A-Z]{4})(?: +[BM])?(?P<place>(?: +\d{1,4}){3})?(?: +[*].*)?")
 FILM = re.compile(r"mdb\d{3}\b")
 SIDE = 1024  # height and width in pixels of the published films, to which the table refers
 Circle = tuple[int, ...]  # center x, y and radius in pixels; y is counted from the bottom

@@ -1,6 +1,7 @@
 """COCO annotations become masks: each kind of region, overlapping classes, crowds, and faulty files."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -86,6 +87,30 @@ def test_packed_run_lengths_are_those_of_the_tools(tmp_path):
     np.testing.assert_array_equal(item.mask(), truth)
 
 
+HOSTILE = {
+    "far outside, infinite": [
+        [[math.nan, 5, 20, 5, 20, 20]],
+        [[1e9, 5, 20, 5, 20, 20]],
+        [[5, 5, 20, 5, 20, -math.inf]],
+    ],
+    "do not add up to 32x24": [
+        {"counts": [9, 9], "size": [HEIGHT, WIDTH]},
+        {"counts": [-9, 9 + HEIGHT * WIDTH], "size": [HEIGHT, WIDTH]},
+        {"counts": [0, 10**6], "size": [1000, 1000]},
+        {"counts": "", "size": [HEIGHT, WIDTH]},
+        [{"counts": [9], "size": [HEIGHT, WIDTH]}, {"counts": [HEIGHT * WIDTH], "size": [HEIGHT, WIDTH]}],
+    ],
+    "could not convert": [[list("abcdef")]],
+}
+
+
+@pytest.mark.parametrize(("words", "shape"), [(words, shape) for words, shapes in HOSTILE.items() for shape in shapes])
+def test_objects_that_would_crash_or_mislead_the_tools_are_refused(tmp_path, words, shape):
+    (item,) = coco(write(tmp_path, [region(SHIP, shape)])).items()
+    with pytest.raises(ContractError, match=f"image deep/0: expected objects that the COCO .* {words}"):
+        item.mask()
+
+
 def test_a_fault_in_a_file_is_one_sentence(root):
     (root / "images/deep/3.png").unlink()
     (fault,) = (item.fault for item in coco(root).items() if item.fault)
@@ -106,6 +131,14 @@ def test_a_fault_in_a_file_is_one_sentence(root):
     write(root, [], images=[{"id": 10, "file_name": "deep/0.png"}])
     with pytest.raises(ContractError, match="expected id, file_name, height, width in all images, got 1 incomplete"):
         coco(root).items()
-    (root / "annotations.json").write_text("{")
-    with pytest.raises(ContractError, match="expected the keys images, annotations and categories, got no images and"):
+    for entry in ({"id": [], "file_name": "a", "height": 1, "width": 1}, {"id": 1, "file_name": 2, "height": 1}, 5):
+        write(root, [], images=[entry])
+        with pytest.raises(ContractError, match="in all images, got 1 incomplete"):
+            coco(root).items()
+    write(root, [], images=[{"id": 10, "file_name": name, "height": 1, "width": 1} for name in "ab"])
+    with pytest.raises(ContractError, match="a different id for each of the images, got one for several"):
         coco(root).items()
+    for damage in ("{", "3", "[" * 10**5):
+        (root / "annotations.json").write_text(damage)
+        with pytest.raises(ContractError, match="expected the keys images, annotations and categories, got no images"):
+            coco(root).items()
