@@ -167,6 +167,9 @@ def outside(config: Any) -> Iterator[str]:
             yield f"{path}: expected {domain}, got {_spell(value)}"
         elif not domain and isinstance(value, int | float) and not abs(value) <= 1e12:  # also true for nan
             yield f"{path}: expected a finite number, got {_spell(value)}"  # 1e30 is finite but meaningless
+        elif isinstance(value, str) and re.search(r"://[^/\s]*:[^/\s]*@", value):
+            remedy = "set the environment variable of the program that reads it"
+            yield f"{path}: expected an address without a password, since run.json keeps it, got one; {remedy}"
         elif path.endswith("_pattern") and isinstance(value, str) and (fault := _pattern_fault(value)):
             yield f"{path}: expected a valid regular expression, got {value} ({fault})"
         elif path in CHOICES and not any(value == choice and type(value) is type(choice) for choice in CHOICES[path]):

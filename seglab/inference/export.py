@@ -92,6 +92,8 @@ def save(net: Deployed, images: np.ndarray, file: Path, shapes: dict[int, Any]) 
         program = torch.export.export(net, (pair,), dynamic_shapes={"image": shapes})
         exported = torch.onnx.export(program, dynamo=True, verbose=False, **names)
     assert exported is not None
+    for node in exported.model.graph.all_nodes():
+        node.metadata_props.clear()  # where each operation was called, with the paths of this machine
     exported.save(file)
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()  # 3: only errors

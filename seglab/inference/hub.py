@@ -131,7 +131,7 @@ def metric_lines(metrics: dict[str, float], task: Task) -> list[str]:
     if task.channels == 1:
         return lines
     lines += ["", f"| class | {' | '.join(MAIN)} |", "|---|" + "---:|" * len(MAIN)]
-    rows = {name: [f"{shown[f'{metric}/{name}']:.4g}" for metric in MAIN] for name in task.classes}
+    rows = {name.replace("|", r"\|"): [f"{shown[f'{metric}/{name}']:.4g}" for metric in MAIN] for name in task.classes}
     return lines + [f"| {name} | {' | '.join(row)} |" for name, row in rows.items()]
 
 

@@ -111,6 +111,7 @@ def formula(latex: str) -> Markup:
         return Markup("<code>{}</code>").format(latex)
     for node in math.iter():  # the serializer of latex2mathml does not escape < and & in text
         node.text = unescape(node.text or "")
+        node.attrib.pop("href", None)  # \href{javascript:...} would run when it is clicked
     return Markup(tostring(math, encoding="unicode"))
 
 

@@ -43,6 +43,7 @@ WRONG = (
         "dataset=folder dataset.root=x \"dataset.group_pattern='(a'\"": "dataset.group_pattern: expected a valid",
         "dataset.folds=3 dataset.split_file=x": "dataset.folds: expected 1 with dataset.split_file, which defines one",
         "dataset.cache_dir=": "dataset.cache_dir: expected a value, got ''",
+        "logger=mlflow logger.uri=http://me:secret@host": "logger.uri: expected an address without a password, since",
     },
     {"monitor=null": "monitor: expected a metric such as val/iou_pooled, got null"},
 )

@@ -160,6 +160,10 @@ def test_a_formula_becomes_mathml_with_stretched_brackets_and_spaced_functions(l
     assert all(part in made for part in parts)
 
 
+def test_a_formula_of_another_person_has_no_links():
+    assert "href" not in formula(r"\href{javascript:alert(1)}{x}")
+
+
 def test_csv_and_markdown_agree_with_the_study(study):
     lines = csv([study], study.sweep.runs).splitlines()
     assert lines[0].startswith("loss,data,seeds,iou,iou sd,")
