@@ -50,7 +50,7 @@ def processes(trainer: Mapping[str, Any]) -> Any:
     return int(count) * nodes if str(count).isdecimal() else f"{count} on each of {nodes}"
 
 
-_CONTROL = (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F))
+_CONTROL = (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 ESCAPED = {code: repr(chr(code))[1:-1] for code in _CONTROL}
 """Control characters except tab and line break, by which a file name could erase or reorder text in a terminal."""
 
