@@ -47,7 +47,7 @@ def processes(trainer: Mapping[str, Any]) -> Any:
     """Return how many processes train a run, each on its own batches; text if the machine decides (devices=auto)."""
     devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
     count = len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else devices
-    return int(count) * nodes if str(count).isdecimal() else f"{count} on each of {nodes}"
+    return int(count) * nodes if str(count).isdecimal() and isinstance(nodes, int) else f"{count} on each of {nodes}"
 
 
 _CONTROL = (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))

@@ -256,7 +256,7 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     initialize(cfg, module.model, module.task, run)
     without_seed = f"{experiment(cfg) | {'seed': 0}} {data.opened.fingerprint} {data.device}" if current_sweep() else ""
     with memory_sentence():
-        dry_run(module, data.loader("train"), data.device, key=without_seed)
+        dry_run(module, data.loader("train"), data.device, without_seed, cfg.trainer.max_epochs)
     return module
 
 
@@ -326,7 +326,7 @@ def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, 
     try:
         with memory_sentence():
             trainer.fit(module, loader, val, ckpt_path=run.last)
-    except MisconfigurationException as error:  # raised by a callback or logger that starts
+    except (MisconfigurationException, ModuleNotFoundError) as error:  # raised by a callback or logger that starts
         raise ContractError(f"trainer: {error}") from error
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     [schedule] = [callback for callback in callbacks if isinstance(callback, LossSchedule)]

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 def silence_lightning_warnings() -> None:
     """Silence Lightning's advertisements, and warnings that do not apply here."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for wanted in ("profilers", "callbacks.model_summary"):  # print only if they are added
+        logging.getLogger(f"pytorch_lightning.{wanted}").setLevel(logging.INFO)
     for advice in (
         "does not have many workers",  # small cached datasets load faster without workers
         "LeafSpec.* is deprecated",  # raised by Lightning 2.6 with torch 2.15

@@ -1,9 +1,12 @@
 """Checkpoints of a run: which ones are kept, and how they are written (rarely, atomically, with the run's identity)."""
 
 import copy
+import re
 import time
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -41,10 +44,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def __init__(self, identity: str, every: float = 30.0) -> None:
         self.identity, self.every = identity, every
         self._pending: dict[Path, dict[str, Any]] = {}
+        self._checked = False
         self._written = time.monotonic()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Keep a copy on the same device, since training continues to change the weights that Lightning passes."""
+        if (
+            "callbacks" in checkpoint and not self._checked
+        ):  # at the end of the first epoch, not when the run is resumed after the last one
+            require_loadable(checkpoint)
+            self._checked = True
         self._pending[Path(path)] = copied(checkpoint)
         if Path(path).stem == "last" and time.monotonic() - self._written >= self.every:
             self.write()
@@ -72,12 +81,29 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         checkpoint = super().load_checkpoint(path, *args, **kwargs)
         for state in checkpoint.get("callbacks", {}).values():
-            if old := state.get("dirpath"):
-                new = str(Path(path).parents[1] / Path(old).name)
+            old = state.get("dirpath")
+            if old and (moved := Path(path).parents[1] / Path(old).name).is_dir():  # not a folder outside of the run
+                new = str(moved)
                 paths = {key: value.replace(old, new) for key, value in state.items() if isinstance(value, str)}
                 best = {name.replace(old, new): score for name, score in state.get("best_k_models", {}).items()}
                 state.update(paths, best_k_models=best)
         return checkpoint
+
+
+def require_loadable(checkpoint: dict[str, Any]) -> None:
+    """Raise a ContractError unless the states of callbacks, schedule and optimizer can be loaded by `weights_only`."""
+    groups = [state["param_groups"] for state in checkpoint.get("optimizer_states", [])]
+    callbacks = {f"callbacks.{name}": state for name, state in checkpoint["callbacks"].items()}
+    for name, state in {"optimizer": groups, "scheduler": checkpoint.get("schedule"), **callbacks}.items():
+        saved = BytesIO()
+        torch.save(state, saved)
+        saved.seek(0)
+        try:
+            torch.load(saved, weights_only=True)
+        except UnpicklingError as error:
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            expected, remedy = "a state of tensors, numbers, strings, lists and dicts", "convert it, as with float(...)"
+            require(False, name, expected, found[1] if found else "another type", remedy)
 
 
 def copied(state: Any) -> Any:
@@ -91,7 +117,7 @@ def copied(state: Any) -> Any:
 
 def load_best(callbacks: Iterable[Any], module: nn.Module, paused: bool) -> dict[str, Any]:
     """Load the best weights; return the monitor's name, value and epoch (undefined values only if `paused`)."""
-    best = next(c for c in callbacks if isinstance(c, ModelCheckpoint) and c.filename == "best")
+    best, _ = [c for c in callbacks if isinstance(c, ModelCheckpoint)][-2:]  # of `checkpoints`; users' come first
     remedy = "raise trainer.max_epochs or trainer.max_time"
     require(bool(best.best_model_path), "trainer", f"a validation that gives {best.monitor}", "none", remedy)
     score = torch.as_tensor(best.best_model_score)  # Lightning turns NaN into the worst number (inf or -inf)

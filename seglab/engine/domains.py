@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from seglab.contract import processes
@@ -125,7 +126,9 @@ REFUSED |= dict.fromkeys(_UNSUPPORTED.split(), "leave it out")
 
 REFUSED_CALLBACKS = {
     "StochasticWeightAveraging": "the best checkpoint is measured, not the average at the end",
+    "WeightAveraging": "use callbacks=ema",
     "EMAWeightAveraging": "use callbacks=ema",
+    "BackboneFinetuning": "leave it out: the models have no attribute backbone",
     "LearningRateFinder": "use tune.lr=[...]",
     "BatchSizeFinder": "set batch_size=N, the same value for all compared runs",
     "ModelPruning": "leave it out",
@@ -191,6 +194,9 @@ def _refused(config: Any) -> Iterator[str]:
         if name in REFUSED_CALLBACKS:
             remedy = REFUSED_CALLBACKS[name]
             yield f"{path}: expected a callback that is compatible with seglab, got {name}; {remedy}"
+        if name == "ModelCheckpoint" and Path(node.get("dirpath") or "checkpoints").name == "checkpoints":
+            remedy = f"set {path}.dirpath='${{folder}}/mine'"  # best.ckpt and last.ckpt would be overwritten
+            yield f"{path}.dirpath: expected another folder than the run's checkpoints, got none; {remedy}"
 
 
 def _contradictions(config: Any) -> Iterator[str]:
@@ -221,19 +227,24 @@ def _contradictions(config: Any) -> Iterator[str]:
         if isinstance(limit, float) and 1 < limit < HUGE:  # Lightning takes a float as a fraction
             yield f"trainer.limit_{name}_batches: expected a fraction of at most 1 or a whole number, got {limit}"
     modes = [("monitor_mode", monitor, config.get("monitor_mode"))]
-    modes += [("scheduler.mode", monitor, (config.get("scheduler") or {}).get("mode"))]
-    modes += [(f"{path}.mode", node.get("monitor"), node.get("mode")) for path, node in _callbacks(config)]
+    nodes = [("scheduler", {"monitor": monitor, **(config.get("scheduler") or {})}), *_callbacks(config)]
+    modes += [(f"{path}.mode", node.get("monitor"), node.get("mode", "min")) for path, node in nodes if _compares(node)]
     for path, metric, mode in modes:
         if isinstance(metric, str) and mode not in (None, "auto", better(metric)):
             reason = (
                 f"a {'lower loss' if better(metric) == 'min' else 'higher value of every metric but a loss'} is better"
             )
-            yield f"{path}: expected {better(metric)}, since {reason}, got {mode}; leave it out"
+            yield f"{path}: expected {better(metric)}, since {reason}, got {mode}; set {path}={better(metric)}"
     monitors = {"monitor": monitor, **{f"{path}.monitor": node.get("monitor") for path, node in _callbacks(config)}}
     for path, metric in monitors.items():
         if str(metric).startswith("train/") and COUNT.holds(every) and every > 1:
             # Lightning reads the monitor after validation, before the training metrics of the epoch are logged
             yield f"{path}: expected a validation metric with trainer.check_val_every_n_epoch={every}, got {metric}"
+
+
+def _compares(node: dict[str, Any]) -> bool:
+    """Whether a class compares a metric by its `mode`, which is min by default; other classes may have other modes."""
+    return str(node.get("_target_")).endswith((".EarlyStopping", ".ModelCheckpoint", ".ReduceLROnPlateau"))
 
 
 def _callbacks(config: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -251,6 +262,8 @@ def _pattern_fault(pattern: str) -> str:
 
 
 def _spell(value: Any) -> str:
+    if isinstance(value, str) and value.replace(".", "", 1).isdecimal():  # as from ${oc.env:SEED}
+        return repr(value)
     text = {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 

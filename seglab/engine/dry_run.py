@@ -12,8 +12,10 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from seglab.contract import ContractError, Task, require
@@ -87,7 +89,7 @@ def check_foreground(monitor: str, empty: str, some: bool) -> None:
     require(defined, f"monitor={monitor}", "a validation image with foreground", "none", remedy)
 
 
-def dry_run(module: SegModule, loader: DataLoader, device: torch.device, key: str = "") -> None:
+def dry_run(module: SegModule, loader: DataLoader, device: torch.device, key: str = "", epochs: int = 1) -> None:
     """Check on two images that data, model, loss and metrics fit together; raise ContractError if they do not.
 
     Uses one image if batches of one occur, and the training device. Works on a copy with a forked random state, so
@@ -103,7 +105,7 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device, key: st
         mask = target[0].permute(1, 2, 0).squeeze(-1)
         samples.augment.check(image[0].permute(1, 2, 0).cpu().numpy(), mask.cpu().numpy())
     smallest = min(len(pairs) for pairs in loader.sampler)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with isolate_rng(include_cuda=device.type == "cuda"):
         batch = samples[[(0, index) for index in range(min(2, smallest))]]
         trial = copy.deepcopy(module).train().to(device)
         batch = trial.transfer_batch_to_device(batch, device, 0)
@@ -123,9 +125,13 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device, key: st
         trial.val_meter.update(losses, logits, batch["target"], image=batch["index"], valid=batch.get("valid"))
         with one_sentence("optimizer", "one that can take a step with these options"):
             optimizer = trial.make_optimizer(trial.model.parameters())
+        with one_sentence("scheduler", f"one with a step after each of {epochs} epochs"):
+            schedule: Any = trial.make_scheduler(optimizer) if trial.make_scheduler else None
+        with one_sentence("optimizer", "one that can take a step with these options"):
             optimizer.step(lambda: float(value.detach()))  # LBFGS needs a closure that returns the loss
-        with one_sentence("scheduler", "compatible options"):
-            _ = trial.make_scheduler(optimizer) if trial.make_scheduler else None
+        with one_sentence("scheduler", f"one with a step after each of {epochs} epochs"):
+            for _ in range(epochs if schedule and not isinstance(schedule, ReduceLROnPlateau) else 0):
+                schedule.step()
     _tried.add(key)
 
 

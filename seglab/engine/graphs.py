@@ -94,7 +94,8 @@ class Graphs:
         kind: objects that distinguish steps, compared by identity: the meter (training or validation) and the loss.
         """
         shapes = tuple(None if x is None else (x.shape, x.stride(), x.dtype) for x in inputs)
-        key = (*map(id, kind), shapes)
+        trained = tuple(weight.requires_grad for weight in self.model.parameters())  # callbacks may freeze some
+        key = (*map(id, kind), shapes, trained)
         if key not in self.known and self.usable and len(self.known) < MOST:
             try:
                 self.known[key] = self.record(work, inputs, self.model, self.pool), kind  # kept: its ids stay valid

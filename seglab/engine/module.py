@@ -1,10 +1,12 @@
 """The LightningModule: a model, a loss, and metrics that accumulate on the device and are read once per epoch."""
 
+import random
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins import Precision
@@ -192,7 +194,7 @@ class SegModule(LightningModule):
 
     def _replay(self, batch: Batch, meter: Meter) -> tuple[Tensor, ...] | None:
         """Replay the step's CUDA graph; return losses, logits and the meter's measurements, or None without a graph."""
-        if self.graphs is None:
+        if self.graphs is None or self.trainer.accumulate_grad_batches > 1:  # a callback may set it in any epoch
             return None
         names = tuple(self.loss.needs)
 
@@ -304,11 +306,16 @@ class SegModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the scheduler and the random state, so that a resumed run draws the same random numbers."""
         gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        checkpoint["random_state"] = {"cpu": torch.get_rng_state(), "gpu": gpu}
+        numpy: Any = np.random.get_state()
+        others = {"python": random.getstate(), "numpy": (numpy[0], numpy[1].tolist(), *numpy[2:])}  # for users' code
+        checkpoint["random_state"] = {"cpu": torch.get_rng_state(), "gpu": gpu, **others}
         checkpoint["schedule"] = self.scheduler.state_dict() if self.scheduler else {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         torch.set_rng_state(checkpoint["random_state"]["cpu"].cpu())
+        if "python" in checkpoint["random_state"]:  # not in checkpoints of earlier versions
+            random.setstate(checkpoint["random_state"]["python"])
+            np.random.set_state(checkpoint["random_state"]["numpy"])
         count = torch.cuda.device_count()  # a run may resume on a machine with fewer GPUs, or with none
         for device, state in enumerate(checkpoint["random_state"]["gpu"][:count]):
             torch.cuda.set_rng_state(state.cpu(), device)

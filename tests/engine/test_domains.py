@@ -10,6 +10,7 @@ from seglab.engine.domains import DOMAINS, better, outside
 from tests.conftest import compose
 
 WHOLE = "a whole number of at least"
+CALLBACKS = "pytorch_lightning.callbacks"
 LR = "a number above 0 and at most 1000000, got"
 WRONG = (
     {
@@ -37,6 +38,7 @@ WRONG = (
         "pictures=no": "pictures: expected true or false, got no",
         "init_include=3": "init_include: expected a name pattern, or a list of name patterns, got 3",
         "tuned=loss.gamma": "tuned: expected a list of options, got loss.gamma",
+        "trainer.num_nodes=null": f"trainer.num_nodes: expected {WHOLE} 1 and at most 1000000, got null",
         "trainer.strategy=ddp_spawn": "trainer.strategy: expected one whose processes also evaluate, got",
         "tune.lr=1e-3": "tune.lr: expected a list of learning rates, [1e-4,1e-3], got 0.001",
         "scheduler=plateau scheduler.mode=max": "scheduler.mode: expected min, since a lower",
@@ -45,6 +47,13 @@ WRONG = (
         "dataset.cache_dir=": "dataset.cache_dir: expected a value, got ''",
         "logger=mlflow logger.uri=http://me:secret@host": "logger.uri: expected an address without a password, since",
     },
+    {
+        f"+callbacks.stop={{_target_:{CALLBACKS}.EarlyStopping,monitor:val/iou}}": "callbacks.stop.mode: expected max,",
+        f"+callbacks.kept={{_target_:{CALLBACKS}.ModelCheckpoint}}": "callbacks.kept.dirpath: expected another folder",
+        "'seed=\"4\"'": f"seed: expected {WHOLE} 0 and at most 4294967295, got '4'",
+        f"+callbacks.mean={{_target_:{CALLBACKS}.WeightAveraging}}": "callbacks.mean: expected a callback that is",
+    },
+    {"scheduler=plateau ~scheduler.mode": "scheduler.mode: expected max, since a higher value of every metric but a"},
     {"monitor=null": "monitor: expected a metric such as val/iou_pooled, got null"},
 )
 """The error message for each override; each mapping is one command line."""
@@ -58,6 +67,11 @@ def test_a_value_outside_of_its_domain_is_one_sentence(wrong):
     lines = str(fault.value).splitlines()
     assert len(lines) == len(wrong)
     assert [sentence for sentence in wrong.values() if not any(line.startswith(sentence) for line in lines)] == []
+
+
+def test_only_classes_that_compare_a_metric_have_its_mode():
+    words = ("+scheduler.mode=triangular2", "scheduler._target_=torch.optim.lr_scheduler.CyclicLR")
+    check_domains(compose("train", *words, "~scheduler.T_max", "~scheduler.eta_min", folder=Path("x")))
 
 
 def test_errors_are_better_when_small():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pytorch_lightning import Callback
 from torch import nn
 
 from seglab.engine.graphs import Graphs
@@ -15,6 +16,7 @@ class Recording:
     def __init__(self, work, inputs, model, pool):
         self.work, self.model = work, model
         self.inputs = [x if x is None else x.clone() for x in inputs]
+        self.parameters = [weight for weight in model.parameters() if weight.requires_grad]
         self.outputs = []
 
     def __call__(self, inputs):
@@ -23,23 +25,39 @@ class Recording:
                 place.copy_(x)
         self.model.zero_grad()
         results = self.work(*self.inputs)
-        self.gradients = [weight.grad for weight in self.model.parameters()]
+        self.gradients = [weight.grad for weight in self.parameters]
         self.outputs = self.outputs or [torch.empty_like(x) for x in results]
         for place, x in zip(self.outputs, results, strict=True):
             place.copy_(x)
         return self.outputs
 
     def set_gradients(self):
-        for weight, gradient in zip(self.model.parameters(), self.gradients, strict=True):
+        for weight, gradient in zip(self.parameters, self.gradients, strict=True):
             weight.grad = gradient
 
 
+class Thawing(Callback):
+    """Train the first convolution from the second epoch on."""
+
+    def on_train_epoch_start(self, trainer, module):
+        next(module.model.parameters()).requires_grad = trainer.current_epoch > 0
+
+
 DEEP = ("dataset.fit=pad", "model.depth=3", "model.deep_supervision=true")
+ACCUMULATING = "+callbacks.x={_target_:pytorch_lightning.callbacks.GradientAccumulationScheduler,scheduling:{1:2}}"
+THAWING = (f"+callbacks.x._target_={__name__}.Thawing", "monitor=val/loss")
 MAPS = ("loss=boundary", "trainer.gradient_clip_val=0.1")
 
 
 @pytest.mark.parametrize(
-    "words", [(), pytest.param(MAPS, marks=pytest.mark.slow), pytest.param(DEEP, marks=pytest.mark.slow)]
+    "words",
+    [
+        (),
+        (ACCUMULATING, "monitor=val/loss"),
+        THAWING,
+        pytest.param(MAPS, marks=pytest.mark.slow),
+        pytest.param(DEEP, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_of_recorded_steps_is_that_of_computed_ones(words, tmp_path, monkeypatch):
     plain = train_small(tmp_path / "plain", *words)
