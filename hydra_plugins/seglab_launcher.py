@@ -32,8 +32,13 @@ class LocalSweeper(BasicSweeper):
     """
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        from seglab.contract import require
+        from seglab.engine.run import current_sweep
+
         assert self.hydra_context
         assert self.launcher
+        remedy = "add -m, so that a job that dies does not end the others"
+        require(bool(current_sweep()), "hydra.mode", "-m on the command line of a sweep", "none", remedy)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         returns: list[Sequence[JobReturn]] = []
@@ -43,6 +48,7 @@ class LocalSweeper(BasicSweeper):
             returns.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, returns))))
             for job in returns[-1]:
                 _ = job.return_value  # raises the error of a failed job
+        require(any(returns), "sweep", "at least one value for each option", "none", "check the pattern of glob(...)")
         return returns
 
 
@@ -73,7 +79,8 @@ class LocalLauncher(Launcher):
         requested = [folder_of(job) for job in composed]
         by_folder: dict[Path, DictConfig] = {}
         for folder, job in zip(requested, composed, strict=True):  # optimizer.lr=1e-3,0.001 is one run, not two
-            by_folder.setdefault(folder, job)
+            if (first := by_folder.setdefault(folder, job)) is not job:
+                require_same(first, job, folder)
         folders, jobs = list(by_folder), list(by_folder.values())
         at_once = runs_at_once(self.n_jobs, jobs)
         announce(folders, at_once)
@@ -136,6 +143,17 @@ class LocalLauncher(Launcher):
         error = result._return_value
         log.error("%s", "".join(traceback.format_exception_only(error)).strip())
         return float("nan")
+
+
+def require_same(first: DictConfig, job: DictConfig, folder: Path) -> None:
+    """Raise a ContractError unless two jobs of a sweep that share a folder are the same run."""
+    from seglab.contract import require
+    from seglab.engine.config import experiment
+
+    # the identity of a run leaves out the folder of its data, which may be moved
+    one, other = ((OmegaConf.select(cfg, "dataset.root"), experiment(cfg)) for cfg in (first, job))
+    remedy = "list folders of data as -m dataset.root=A,B, and leave out hydra.sweep.subdir"
+    require(one == other, "sweep", "a folder for each run", f"{folder} for several", remedy)
 
 
 def folder_of(job: DictConfig) -> Path:

@@ -33,8 +33,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
-from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept
-from seglab.engine.override_errors import explain, first_line, refuse_added, wrong_choice
+from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept, overrides
+from seglab.engine.override_errors import explain, first_line, refuse_unread, wrong_choice
 from seglab.engine.run import current_sweep, stop_signals, stopped_by
 from seglab.engine.sweep import end_with_parent, exclusive_slot, refuse, supervise
 from seglab.engine.worker_pool import finish
@@ -128,7 +128,7 @@ def _run_job(function: Callable[[DictConfig, Path], Any], cfg: DictConfig, name:
     """Call a command's function; report user errors as one sentence, and append a failed job's folder to `failed`."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        refuse_added(cfg, HydraConfig.get().overrides.task, name, str(CONF))
+        refuse_unread(cfg, overrides(), name, str(CONF))
         check_domains(cfg)
         with exclusive_slot(), extras_named(name):
             return function(cfg, folder)

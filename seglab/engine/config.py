@@ -120,9 +120,9 @@ def choices() -> dict[str, str]:
 
 def overrides() -> list[str]:
     """Return the command-line overrides of this run, without `plan` and `rerun`."""
-    node = hydra_facts().overrides
-    searchpath = [word for word in node.hydra if word.startswith("hydra.searchpath=")]  # needed to find the choices
-    return searchpath + [word for word in node.task if word.split("=")[0] not in ("plan", "rerun")]
+    node: Any = OmegaConf.to_container(hydra_facts().overrides)  # unresolved: ${.lr} would refer to this list
+    searchpath = [word for word in node["hydra"] if word.startswith("hydra.searchpath=")]  # needed to find the choices
+    return searchpath + [word for word in node["task"] if word.split("=")[0] not in ("plan", "rerun")]
 
 
 def facts_of(cfg: DictConfig) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _raise_if_any(sentences: list[str], cfg: DictConfig) -> None:
 
 def mark_swept(words: Sequence[str]) -> None:
     """Make `dataset.root` part of the experiment's identity if a sweep covers several: `-m dataset.root=A,B`."""
-    roots = [word for word in words if word.startswith("dataset.root=")]
+    roots = [word for word in words if word.lstrip("+").startswith("dataset.root=")]
     with suppress(CompactHydraException):  # the sweep itself reports a wrong word
         if any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(roots)):
             os.environ[SWEPT] = "1"  # else the runs of a loss on A and on B would share a folder

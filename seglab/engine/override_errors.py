@@ -1,8 +1,10 @@
 """Describe Hydra's errors about overrides in one sentence each, with the most similar names that exist."""
 
 import difflib
+import logging
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
-from seglab.engine.domains import leaves
+from seglab.engine.domains import GROUPS, SECTIONS, leaves
+
+log = logging.getLogger(__name__)
 
 EXTERNAL = {"loss": "function", "model": "module"}
 """The option of a group's choice `external` that takes the user's class; newcomers try GROUP._target_ first."""
@@ -26,6 +30,8 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
         return f"{error.override}: expected KEY=VALUE, got a word that cannot be parsed; {remedy}"
     if isinstance(error, MissingConfigException) and (match := re.search(r"Could not (?:find|load) '([^']+)'", first)):
         group, _, name = match[1].rpartition("/")
+        if not group:  # --config-path replaces the configuration of seglab
+            return f"--config-path: expected a folder with {name}.yaml, got none; use --config-dir, which adds a folder"
         choices = error.options or [file.stem for file in Path(conf, group).glob("*.yaml")]
         return f"{group}: expected {nearest(name, choices, 'a choice')}, got {name}"
     if match := re.match(r"Could not override '([^'=]+)|Could not delete from config. '([^']+)'", first):
@@ -44,6 +50,8 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
         return f"{match[1]}: expected one value, got several; add -m to run all of them"
     if match := re.match(r"Multiple values for ([\w/@]+)", first):
         return f"{match[1]}: expected one choice, got two; write {match[1]}=NAME without +"
+    if "configure handler" in first:
+        return f"hydra/job_logging: expected default or none, which {command}.yaml extends, got another choice"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return first
 
@@ -65,6 +73,8 @@ def first_line(error: BaseException) -> str:
     line = next(iter(str(error).splitlines()), type(error).__name__)
     sentence = line.removeprefix("ContractError raised while resolving interpolation: ")
     option = getattr(error, "full_key", None)
+    if option and line.endswith("is not in struct"):
+        return f"{option}: expected a value, got none; set {option}=..."
     return f"{option}: {line}" if option and option not in line and sentence == line else sentence
 
 
@@ -90,22 +100,40 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
     return f"{key}: expected an option of this command, such as {' or '.join(near)}, got {key}"
 
 
-def refuse_added(cfg: DictConfig, words: Sequence[str], command: str, conf: str) -> None:
+def refuse_unread(cfg: DictConfig, words: Sequence[str], command: str, conf: str) -> None:
     """Raise a ContractError for an option that nothing reads: `folder=x`, or one added with `+`, such as `+epochs=5`.
 
-    An option inside a node with a `_target_` is checked elsewhere, against the signature of the target.
+    Only warn about an option of a file, which may be meant for interpolations that are overridden. An option inside a
+    node with a `_target_` is checked elsewhere, against the signature of the target.
     """
     for word in words:
         if word.startswith("folder="):  # the run would be recorded in one folder while its callbacks write to another
             raise ContractError(f"{command}: expected hydra.run.dir=FOLDER as the output folder, got {word}")
-    added = {word.lstrip("+").partition("=")[0] for word in words if word.startswith("+")}
-    if not added:
-        return  # the usual case; reading the files takes a while
-    read = {*OmegaConf.load(Path(conf, f"{command}.yaml")), *groups_of(command, conf)}
-    unread = sorted(key for key in added - read if re.fullmatch(r"\w+", key))
-    if unread:
-        known = {*options(OmegaConf.to_container(cfg)), *read} - added
-        raise ContractError(unknown_key(unread[0], sorted(known)))
+    if "experiment" in cfg:
+        raise ContractError("experiment: expected a file that begins with `# @package _global_`, got one without it")
+    values: Any = OmegaConf.to_container(cfg)
+    read = options_of(command, conf)
+    unread = {str(key) for key in values.keys() - read if not re.search(rf"\${{[^}}]*\b{key}\b", str(values))}
+    added = {word.lstrip("+").partition("=")[0].rpartition("@")[2] for word in words if word.startswith("+")}
+    known = sorted({*options(values), *read} - unread - added)
+    for name in sorted(unread - added):
+        log.warning("%s, which has no effect", unknown_key(name, known))
+    refused = sorted(unread & added)
+    for section in filter(read.get, SECTIONS):
+        node = values.get(section)
+        refused += [f"{section}.{key}" for key in (node if isinstance(node, dict) else ()) if key not in read[section]]
+    if refused:
+        raise ContractError(unknown_key(refused[0], known))
+
+
+@cache
+def options_of(command: str, conf: str) -> dict[str, Any]:
+    """Return the options and groups of a command at the top level, with the default values of its options."""
+    found: dict[str, Any] = dict.fromkeys(groups_of(command, conf))
+    for name in (command, "train") if command == "search" else (command,):
+        values: Any = OmegaConf.to_container(OmegaConf.load(Path(conf, f"{name}.yaml")))
+        found |= values
+    return found
 
 
 def wrong_choice(word: str, conf: Path) -> str | None:
@@ -114,6 +142,9 @@ def wrong_choice(word: str, conf: Path) -> str | None:
     Such a word is a list for a group that takes one choice (`loss=[bce,dice]`), or a class instead of the default's.
     """
     group, _, listed = word.partition("=")
+    first, _, inside = group.lstrip("~").partition(".")
+    if word.startswith("~") and (inside in ("", "_target_") or first not in {*GROUPS, "space", "hydra"} - {"trainer"}):
+        return f"{word}: expected a value for every option, got its deletion; leave it out, or use {group[1:]}=VALUE"
     for name, part in EXTERNAL.items():
         if group == f"{name}._target_":
             remedy = f"write {name}=external {name}.{part}._target_={listed}"

@@ -261,6 +261,28 @@ def test_a_sweep_that_is_asked_to_stop_or_killed_leaves_no_process_behind_and_co
     assert {facts["status"] for facts in runs_of(place).values()} == {"interrupted"}
 
 
+def test_a_sweep_that_would_lose_a_run_is_refused(place):
+    """Two folders of data in experiments share a run folder; a glob may match nothing; a file cannot start a sweep."""
+    (place / "myconf/experiment").mkdir()
+    for name in ("A", "B"):
+        (place / name).mkdir()
+        text = f"# @package _global_\ndataset: {{root: {name}}}\n"
+        (place / f"myconf/experiment/on_{name}.yaml").write_text(text)
+    (place / "myconf/experiment/many.yaml").write_text("# @package _global_\nhydra: {mode: MULTIRUN}\n")
+    data = [word for word in SWEEP if word.partition("=")[0] not in ("dataset.train", "dataset.val", "dataset.test")]
+    refused = {
+        ("dataset=folder", "experiment=on_A,on_B"): "sweep: expected a folder for each run, got ",
+        ("loss=glob(zz*)",): "sweep: expected at least one value for each option, got none",
+    }
+    for words, said in refused.items():
+        code, output = run("train", [*data, *words, "plan=true"], place)
+        assert (code, output.splitlines()[-1][: len(said)]) == (1, said)
+    code, output = run("train", ["--config-dir", "myconf", "experiment=many"], place)
+    assert (code, output.partition(",")[0]) == (1, "hydra.mode: expected -m on the command line of a sweep")
+    code, output = run("train", [*data, "dataset=folder", "++dataset.root=A,B", "plan=true"], place)
+    assert (code, "2 runs: 2 waiting" in output) == (0, True)
+
+
 def summed_up_slowly(words, out):
     """Run a sweep whose summary takes half a second."""
     from seglab.engine import sweep

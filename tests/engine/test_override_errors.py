@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from hydra.errors import ConfigCompositionException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
 from seglab.contract import ContractError
 from seglab.engine import cli
 from seglab.engine.cli import _in_hydra_form
 from seglab.engine.config import CONF
-from seglab.engine.override_errors import explain, first_line, refuse_added, wrong_choice
+from seglab.engine.override_errors import explain, first_line, refuse_unread, wrong_choice
 from tests.conftest import compose, python
 
 WRONG = {
@@ -98,7 +99,7 @@ def test_a_group_that_a_command_does_not_have_is_not_suggested(configure):
     assert re.match(r"augment: expected an option of this command, such as (?!augment)", said), said
     assert "or augment" not in said
     with pytest.raises(ContractError, match="augment: expected an option of this command"):
-        refuse_added(configure("prepare", "+augment=light"), ["+augment=light"], "prepare", str(CONF))
+        refuse_unread(configure("prepare", "+augment=light"), ["+augment=light"], "prepare", str(CONF))
 
 
 def test_the_last_value_of_a_repeated_option_holds():
@@ -131,6 +132,41 @@ def test_a_word_that_would_be_merged_with_another_choice_is_refused():
         assert wrong_choice(word, CONF) is None
 
 
+def test_an_option_cannot_be_deleted_but_one_of_a_class_can():
+    said = "expected a value for every option, got its deletion; leave it out, or use"
+    for word, key in (("~tune", "tune"), ("~loss=bce", "loss"), ("~trainer.devices", "trainer.devices")):
+        assert wrong_choice(word, CONF) == f"{word}: {said} {key}=VALUE"
+    assert wrong_choice("~model._target_", CONF) == f"~model._target_: {said} model._target_=VALUE"
+    assert [wrong_choice(word, CONF) for word in ("~optimizer.fused", "~callbacks.ema", "~hydra.job.name")] == [
+        None
+    ] * 3
+
+
+def test_what_nothing_reads_is_refused_on_the_command_line_and_reported_in_a_file(configure, caplog):
+    wrong = {
+        "+tune.foo=1": "tune.foo: expected one of epochs, lr, seed, got foo",
+        "+loss@second=dice": "second: expected an option of this command",
+        "+experiment.loss.gamma=3": "experiment: expected a file that begins with `# @package _global_`, got",
+    }
+    for word, said in wrong.items():
+        with pytest.raises(ContractError, match=re.escape(said)):
+            refuse_unread(configure("train", word), [word], "train", str(CONF))
+    words = ["+rate=0.1", "optimizer.lr=${rate}"]
+    refuse_unread(configure("train", *words), words, "train", str(CONF))
+    assert not caplog.messages
+    refuse_unread(configure("train", "+epochs=5"), [], "train", str(CONF))  # as from a file
+    [said] = caplog.messages
+    assert re.fullmatch("epochs: expected an option .* such as tune.epochs .*, got epochs, which has no effect", said)
+
+
+def test_other_kinds_of_logging_and_incomplete_choices_are_one_sentence(configure):
+    said = explain(ValueError("Unable to configure handler 'file'"), "train", str(CONF), [])
+    assert said == "hydra/job_logging: expected default or none, which train.yaml extends, got another choice"
+    with pytest.raises(ConfigAttributeError) as fault:
+        OmegaConf.select(configure("train", "~trainer.num_nodes"), "trainer").num_nodes += 1
+    assert first_line(fault.value) == "trainer.num_nodes: expected a value, got none; set trainer.num_nodes=..."
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [
@@ -158,7 +194,7 @@ def test_a_folder_is_chosen_by_hydra_alone(configure):
     with pytest.raises(
         ContractError, match=r"train: expected hydra.run.dir=FOLDER as the output folder, got folder=there"
     ):
-        refuse_added(configure("train"), ["seed=2", "folder=there"], "train", str(CONF))
+        refuse_unread(configure("train"), ["seed=2", "folder=there"], "train", str(CONF))
 
 
 @pytest.mark.parametrize(
