@@ -67,7 +67,9 @@ class LocalLauncher(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        from seglab.contract import require
         from seglab.data.memo import progress  # late: every Hydra program imports this file
+        from seglab.engine.config import experiment
         from seglab.engine.local_jobs import Progress, run_in_processes
         from seglab.engine.sweep import announce
         from seglab.engine.threads import runs_at_once
@@ -80,7 +82,9 @@ class LocalLauncher(Launcher):
         by_folder: dict[Path, DictConfig] = {}
         for folder, job in zip(requested, composed, strict=True):  # optimizer.lr=1e-3,0.001 is one run, not two
             if (first := by_folder.setdefault(folder, job)) is not job:
-                require_same(first, job, folder)
+                one, other = ((experiment(cfg), OmegaConf.select(cfg, "dataset.root")) for cfg in (first, job))
+                remedy = "list folders of data as -m dataset.root=A,B, and leave out hydra.sweep.subdir"
+                require(one == other, "sweep", "a folder for each run", f"{folder} for several", remedy)
         folders, jobs = list(by_folder), list(by_folder.values())
         at_once = runs_at_once(self.n_jobs, jobs)
         announce(folders, at_once)
@@ -143,17 +147,6 @@ class LocalLauncher(Launcher):
         error = result._return_value
         log.error("%s", "".join(traceback.format_exception_only(error)).strip())
         return float("nan")
-
-
-def require_same(first: DictConfig, job: DictConfig, folder: Path) -> None:
-    """Raise a ContractError unless two jobs of a sweep that share a folder are the same run."""
-    from seglab.contract import require
-    from seglab.engine.config import experiment
-
-    # the identity of a run leaves out the folder of its data, which may be moved
-    one, other = ((OmegaConf.select(cfg, "dataset.root"), experiment(cfg)) for cfg in (first, job))
-    remedy = "list folders of data as -m dataset.root=A,B, and leave out hydra.sweep.subdir"
-    require(one == other, "sweep", "a folder for each run", f"{folder} for several", remedy)
 
 
 def folder_of(job: DictConfig) -> Path:

@@ -169,6 +169,8 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
 
 def check_device(cfg: DictConfig) -> None:
     """Raise ContractError before the run begins if this machine can never train it; a sweep then does not resume it."""
+    from torch.cuda import is_available
+
     from seglab.engine.device import check_nodes, precision
 
     check_nodes(cfg.trainer.num_nodes)
@@ -176,6 +178,9 @@ def check_device(cfg: DictConfig) -> None:
     remedy = "start each run separately, or use hydra/launcher=slurm"
     fits = processes(cfg.trainer) == 1 or not shares_process()
     require(fits, "trainer", "devices=1 in a sweep outside SLURM", "more than one", remedy)
+    gpu = cfg.trainer.accelerator != "cpu" and is_available()
+    fits = gpu or processes(cfg.trainer) == 1 or not cfg.trainer.get("sync_batchnorm")
+    require(fits, "trainer.sync_batchnorm", "GPUs, since torch synchronizes only these", "none", "use model.norm=group")
 
 
 def check_before_data(cfg: DictConfig) -> None:
@@ -192,7 +197,7 @@ def check_before_data(cfg: DictConfig) -> None:
         log.warning("%s", sentence)
     check_model(to_container(cfg.model), dataset)
     callbacks = to_container(cfg.callbacks) or {}
-    monitors = {f"callbacks.{name}.monitor": node.get("monitor") for name, node in callbacks.items()}
+    monitors = {f"callbacks.{name}.monitor": node.get("monitor") for name, node in callbacks.items() if node}
     monitors = {option: metric for option, metric in monitors.items() if metric is not None}  # "" is kept, and reported
     check_monitors({"monitor": cfg.monitor} | monitors, cfg.threshold, cfg.empty, task)
 

@@ -49,9 +49,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Keep a copy on the same device, since training continues to change the weights that Lightning passes."""
-        if (
-            "callbacks" in checkpoint and not self._checked
-        ):  # at the end of the first epoch, not when the run is resumed after the last one
+        if "callbacks" in checkpoint and not self._checked:  # after one epoch, not when the run resumes after many
             require_loadable(checkpoint)
             self._checked = True
         self._pending[Path(path)] = copied(checkpoint)
@@ -81,9 +79,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         checkpoint = super().load_checkpoint(path, *args, **kwargs)
         for state in checkpoint.get("callbacks", {}).values():
-            old = state.get("dirpath")
-            if old and (moved := Path(path).parents[1] / Path(old).name).is_dir():  # not a folder outside of the run
-                new = str(moved)
+            new = str(Path(path).parents[1] / Path(state.get("dirpath") or "?").name)
+            if (old := state.get("dirpath")) and Path(new).is_dir():  # not a folder outside of the run
                 paths = {key: value.replace(old, new) for key, value in state.items() if isinstance(value, str)}
                 best = {name.replace(old, new): score for name, score in state.get("best_k_models", {}).items()}
                 state.update(paths, best_k_models=best)
@@ -91,19 +88,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def require_loadable(checkpoint: dict[str, Any]) -> None:
-    """Raise a ContractError unless the states of callbacks, schedule and optimizer can be loaded by `weights_only`."""
-    groups = [state["param_groups"] for state in checkpoint.get("optimizer_states", [])]
-    callbacks = {f"callbacks.{name}": state for name, state in checkpoint["callbacks"].items()}
-    for name, state in {"optimizer": groups, "scheduler": checkpoint.get("schedule"), **callbacks}.items():
-        saved = BytesIO()
-        torch.save(state, saved)
-        saved.seek(0)
-        try:
-            torch.load(saved, weights_only=True)
-        except UnpicklingError as error:
-            found = re.search(r"GLOBAL (\S+)", str(error))
-            expected, remedy = "a state of tensors, numbers, strings, lists and dicts", "convert it, as with float(...)"
-            require(False, name, expected, found[1] if found else "another type", remedy)
+    """Raise a ContractError unless what callbacks and others keep in a checkpoint can be loaded by `weights_only`."""
+    groups = [state["param_groups"] for state in checkpoint["optimizer_states"]]
+    saved = BytesIO()
+    torch.save({**checkpoint, "state_dict": None, "optimizer_states": groups}, saved)
+    saved.seek(0)
+    try:
+        torch.load(saved, weights_only=True)
+    except UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        expected, remedy = "states of tensors, numbers, strings, lists and dicts", "convert it, as with float(...)"
+        require(False, "callbacks, optimizer and scheduler", expected, found[1] if found else str(error), remedy)
 
 
 def copied(state: Any) -> Any:

@@ -100,6 +100,9 @@ KINDS: dict[str, tuple[Any, str]] = {
 
 LOWER_IS_BETTER = ("loss",)  # for all other metrics of an epoch higher is better
 
+COMPARING = (".EarlyStopping", ".ModelCheckpoint", ".ReduceLROnPlateau")
+"""Classes that compare a metric by their `mode`, which is min by default; `mode` of other classes may be a word."""
+
 NOT_EMPTY = {"init_from", "init_include", "tune.lr", "study", "optimizer.betas"}
 NOT_EMPTY |= {"dataset.cache_dir", "dataset.mean", "dataset.std"}
 """Strings and lists that must not be empty; null is allowed where the yaml says so."""
@@ -132,6 +135,7 @@ REFUSED_CALLBACKS = {
     "LearningRateFinder": "use tune.lr=[...]",
     "BatchSizeFinder": "set batch_size=N, the same value for all compared runs",
     "ModelPruning": "leave it out",
+    "SpikeDetection": "leave it out: Lightning cannot resume it",
     "TQDMProgressBar": "leave it out: a progress bar is always shown on a terminal",
     "RichProgressBar": "leave it out: a progress bar is always shown on a terminal",
 }
@@ -228,23 +232,21 @@ def _contradictions(config: Any) -> Iterator[str]:
             yield f"trainer.limit_{name}_batches: expected a fraction of at most 1 or a whole number, got {limit}"
     modes = [("monitor_mode", monitor, config.get("monitor_mode"))]
     nodes = [("scheduler", {"monitor": monitor, **(config.get("scheduler") or {})}), *_callbacks(config)]
-    modes += [(f"{path}.mode", node.get("monitor"), node.get("mode", "min")) for path, node in nodes if _compares(node)]
+    nodes = [(path, node) for path, node in nodes if str(node.get("_target_")).endswith(COMPARING)]
+    modes += [(f"{path}.mode", node.get("monitor"), node.get("mode", "min")) for path, node in nodes]
     for path, metric, mode in modes:
         if isinstance(metric, str) and mode not in (None, "auto", better(metric)):
-            reason = (
-                f"a {'lower loss' if better(metric) == 'min' else 'higher value of every metric but a loss'} is better"
-            )
-            yield f"{path}: expected {better(metric)}, since {reason}, got {mode}; set {path}={better(metric)}"
+            best = "lower loss" if better(metric) == "min" else "higher value of every metric but a loss"
+            remedy = f"set {path}={better(metric)}"
+            yield f"{path}: expected {better(metric)}, since a {best} is better, got {mode}; {remedy}"
+    for path, node in _callbacks(config):
+        if node.get("check_on_train_epoch_end") and COUNT.holds(every) and every > 1:
+            yield f"{path}.check_on_train_epoch_end: expected false, since not every epoch is validated, got true"
     monitors = {"monitor": monitor, **{f"{path}.monitor": node.get("monitor") for path, node in _callbacks(config)}}
     for path, metric in monitors.items():
         if str(metric).startswith("train/") and COUNT.holds(every) and every > 1:
             # Lightning reads the monitor after validation, before the training metrics of the epoch are logged
             yield f"{path}: expected a validation metric with trainer.check_val_every_n_epoch={every}, got {metric}"
-
-
-def _compares(node: dict[str, Any]) -> bool:
-    """Whether a class compares a metric by its `mode`, which is min by default; other classes may have other modes."""
-    return str(node.get("_target_")).endswith((".EarlyStopping", ".ModelCheckpoint", ".ReduceLROnPlateau"))
 
 
 def _callbacks(config: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -262,8 +264,6 @@ def _pattern_fault(pattern: str) -> str:
 
 
 def _spell(value: Any) -> str:
-    if isinstance(value, str) and value.replace(".", "", 1).isdecimal():  # as from ${oc.env:SEED}
-        return repr(value)
     text = {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from io import BytesIO
 from typing import Any
 
 import torch
@@ -125,13 +126,13 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device, key: st
         trial.val_meter.update(losses, logits, batch["target"], image=batch["index"], valid=batch.get("valid"))
         with one_sentence("optimizer", "one that can take a step with these options"):
             optimizer = trial.make_optimizer(trial.model.parameters())
-        with one_sentence("scheduler", f"one with a step after each of {epochs} epochs"):
-            schedule: Any = trial.make_scheduler(optimizer) if trial.make_scheduler else None
-        with one_sentence("optimizer", "one that can take a step with these options"):
             optimizer.step(lambda: float(value.detach()))  # LBFGS needs a closure that returns the loss
         with one_sentence("scheduler", f"one with a step after each of {epochs} epochs"):
+            schedule: Any = trial.make_scheduler(optimizer) if trial.make_scheduler else None
+            optimizer.step(lambda: 0.0)  # else torch warns that a schedule has begun before its optimizer
             for _ in range(epochs if schedule and not isinstance(schedule, ReduceLROnPlateau) else 0):
                 schedule.step()
+            torch.save(schedule and schedule.state_dict(), BytesIO())  # as a checkpoint does
     _tried.add(key)
 
 

@@ -113,17 +113,17 @@ def refuse_unread(cfg: DictConfig, words: Sequence[str], command: str, conf: str
         raise ContractError("experiment: expected a file that begins with `# @package _global_`, got one without it")
     values: Any = OmegaConf.to_container(cfg)
     read = options_of(command, conf)
-    unread = {str(key) for key in values.keys() - read if not re.search(rf"\${{[^}}]*\b{key}\b", str(values))}
     added = {word.lstrip("+").partition("=")[0].rpartition("@")[2] for word in words if word.startswith("+")}
+    unread = {str(key) for key in values.keys() - read if not re.search(rf"\${{[^}}]*\b{key}\b", str(values))}
+    for section in (name for name in SECTIONS if read.get(name) and isinstance(values.get(name), dict)):
+        added |= (inside := {f"{section}.{key}" for key in values[section].keys() - read[section]})
+        unread |= inside
     known = sorted({*options(values), *read} - unread - added)
-    for name in sorted(unread - added):
-        log.warning("%s, which has no effect", unknown_key(name, known))
-    refused = sorted(unread & added)
-    for section in filter(read.get, SECTIONS):
-        node = values.get(section)
-        refused += [f"{section}.{key}" for key in (node if isinstance(node, dict) else ()) if key not in read[section]]
-    if refused:
-        raise ContractError(unknown_key(refused[0], known))
+    for name in sorted(unread):
+        sentence = unknown_key(name, known)
+        if name in added:
+            raise ContractError(sentence)
+        log.warning("%s, which has no effect", sentence)
 
 
 @cache

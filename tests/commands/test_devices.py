@@ -47,6 +47,11 @@ def test_a_sweep_in_one_process_refuses_several_devices(tmp_path, monkeypatch):
         train_small(tmp_path, "trainer.devices=2", "trainer.strategy=ddp")
 
 
+def test_batch_norms_are_synchronized_between_gpus_only(tmp_path):
+    with pytest.raises(ContractError, match=r"trainer\.sync_batchnorm: expected GPUs, .* got none; use"):
+        train_small(tmp_path, "trainer.devices=2", "trainer.strategy=ddp", "+trainer.sync_batchnorm=true")
+
+
 def test_settings_that_depend_on_the_number_of_processes_are_known_before_they_start(tmp_path, monkeypatch):
     def fit(cfg, trainer, module, data, run):
         loaders = data.loader("train"), data.loader("val", 1)

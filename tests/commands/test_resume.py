@@ -72,7 +72,9 @@ class Keeping(Callback):
 
 
 def test_a_state_that_could_not_be_resumed_ends_the_first_epoch(tmp_path):
-    said = "callbacks.Keeping: expected a state of tensors, numbers, strings, lists and dicts, got numpy"
+    said = (
+        "callbacks, optimizer and scheduler: expected states of tensors, numbers, strings, lists and dicts, got numpy"
+    )
     with pytest.raises(ContractError, match=said):
         train_small(tmp_path / "run", f"+callbacks.x._target_={__name__}.Keeping")
     assert len(epochs_of(tmp_path / "run")) == 1
@@ -86,14 +88,27 @@ def test_a_checkpoint_callback_of_the_user_works_beside_those_of_a_run(tmp_path)
     assert [file.name for file in tmp_path.glob("*.ckpt")] == ["best.ckpt"]  # the worse one is deleted after resuming
 
 
-def test_a_schedule_that_ends_early_and_a_missing_package_are_one_sentence(tmp_path):
+def test_a_schedule_that_does_not_fit_and_a_missing_package_are_one_sentence(tmp_path):
     words = ("scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "~scheduler.T_max", "~scheduler.eta_min")
     said = "scheduler: expected one with a step after each of 2 epochs, got ValueError: Tried to step 2 times"
     with pytest.raises(ContractError, match=said):
         train_small(tmp_path / "run", *words, "+scheduler.max_lr=0.1", "+scheduler.total_steps=1")
+    words = (f"scheduler._target_={__name__}.Stateless", "~scheduler.T_max", "~scheduler.eta_min")
+    with pytest.raises(ContractError, match=r"scheduler: expected one with a step after each of 2 .* 'state_dict'"):
+        train_small(tmp_path / "stateless", *words)
     missing = f"+callbacks.x._target_={__name__}.Missing"
     with pytest.raises(ContractError, match="trainer: No module named 'psutil'"):
         train_small(tmp_path / "other", missing)
+
+
+class Stateless:
+    """A schedule that a checkpoint cannot keep."""
+
+    def __init__(self, optimizer):
+        pass
+
+    def step(self):
+        pass
 
 
 class Missing(Callback):
@@ -105,5 +120,5 @@ class Missing(Callback):
 
 def test_a_profile_is_printed(tmp_path, caplog):
     with caplog.at_level("INFO"):
-        train_small(tmp_path, "+trainer.profiler=simple", "trainer.max_epochs=1")
+        train_small(tmp_path, "+trainer.profiler=simple", "trainer.max_epochs=1", "+callbacks.early_stopping=null")
     assert "Profiler Report" in caplog.text
