@@ -114,7 +114,8 @@ def refuse_unread(cfg: DictConfig, words: Sequence[str], command: str, conf: str
     values: Any = OmegaConf.to_container(cfg)
     read = options_of(command, conf)
     added = {word.lstrip("+").partition("=")[0].rpartition("@")[2] for word in words if word.startswith("+")}
-    unread = {str(key) for key in values.keys() - read if not re.search(rf"\${{[^}}]*\b{key}\b", str(values))}
+    used = set(re.findall(r"\w+", " ".join(re.findall(r"\${[^}]*", str(values)))))  # by interpolations
+    unread = set(map(str, values.keys() - read)) - used
     for section in (name for name in SECTIONS if read.get(name) and isinstance(values.get(name), dict)):
         added |= (inside := {f"{section}.{key}" for key in values[section].keys() - read[section]})
         unread |= inside
