@@ -82,7 +82,7 @@ class Graphs:
     """
 
     def __init__(self, model: nn.Module, record: Callable[..., Any] = CudaGraph) -> None:
-        self.model, self.record = model, record
+        self.model, self.record, self.parameters = model, record, list(model.parameters())
         self.pool: Any = torch.cuda.graph_pool_handle() if record is CudaGraph else None  # no two graphs run at once
         self.known: dict[Any, Any] = {}
         self.usable = True
@@ -94,7 +94,7 @@ class Graphs:
         kind: objects that distinguish steps, compared by identity: the meter (training or validation) and the loss.
         """
         shapes = tuple(None if x is None else (x.shape, x.stride(), x.dtype) for x in inputs)
-        trained = tuple(weight.requires_grad for weight in self.model.parameters())  # callbacks may freeze some
+        trained = tuple(weight.requires_grad for weight in self.parameters)  # callbacks may freeze some
         key = (*map(id, kind), shapes, trained)
         if key not in self.known and self.usable and len(self.known) < MOST:
             try:
