@@ -144,6 +144,7 @@ class MLflow(Tracker):
 
     def start(self, folder: Path, facts: dict[str, Any]) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # its default of 7 takes minutes without a server
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # otherwise it reports its use over the network
         package: Any = importlib.import_module("mlflow")
         with FileLock(folder.parent / ".mlflow.lock"):  # two runs that create its database or experiment would fail
             client = package.MlflowClient(self.uri)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from seglab.contract import ContractError, Image
 from seglab.engine.module import SegModule
 from seglab.files import atomic
 from seglab.images.resize import resize
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # otherwise ONNX Runtime reports models to its vendor
 
 TOLERANCE = 1e-4
 """The largest allowed difference between a probability of the file and that of PyTorch."""

@@ -20,6 +20,7 @@ from seglab.inference import export as exporting
 from seglab.inference.export import Deployed, Exported, write
 from seglab.inference.hub import card as hub_card
 from seglab.inference.hub import without_places, write_hub
+from tests.conftest import python
 from tests.engine.untrained import write_run
 
 
@@ -53,6 +54,15 @@ def test_a_file_agrees_with_the_run_on_sizes_it_has_never_seen(configure, tmp_pa
     for shape in ((1, 3, 64, 64), (5, 3, 128, 96)):
         image = torch.rand(shape) * 255
         np.testing.assert_allclose(opened(file)(image), says(run, image), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_export_reports_nothing_over_the_network(tmp_path, monkeypatch):
+    for name in ("ORT_DISABLE_TELEMETRY", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    run = python("-c", "import seglab.inference.export, onnxruntime", cwd=tmp_path, HOME=str(tmp_path))
+    assert run.returncode == 0, run.stderr
+    assert not list(tmp_path.rglob("*onnxruntime*"))  # the id under which it reports
 
 
 @pytest.mark.parametrize("bits", [8, 16])
