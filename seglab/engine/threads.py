@@ -6,9 +6,12 @@ machine, not on other processes: it is the same on every start, in a sweep or al
 
 import functools
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from seglab.contract import require
@@ -17,6 +20,10 @@ from seglab.engine.config import build, to_container, without_download
 FLOP_PER_THREAD = 1e11
 """Work of a training step that keeps one core busy for about a second. With less, a second thread saves a tenth (U-Net
 of base 16, 96 px, batch of 8: 13.4 s and 14.8 s), and next to another busy process it costs ten times that."""
+
+
+CGROUP = Path("/sys/fs/cgroup")
+"""The folder in which Linux lists the limits of a container."""
 
 
 def runs_at_once(wanted: int | str, configs: Iterable[Any]) -> int:
@@ -32,7 +39,7 @@ def runs_at_once(wanted: int | str, configs: Iterable[Any]) -> int:
     if sys.platform != "linux" or any(uses_gpu(cfg.trainer.accelerator) for cfg in configs):
         return 1  # runs on one GPU take turns; only on Linux are processes forked with their imports
     threads = max((run_threads(cfg) for cfg in configs), default=1)
-    return max(1, min(len(configs), len(os.sched_getaffinity(0)) // threads))
+    return max(1, min(len(configs), machine_cores() // threads))
 
 
 def uses_gpu(accelerator: str) -> bool:
@@ -60,10 +67,20 @@ def evaluation_processes(cfg: Any) -> int:
 
 def cores() -> int:
     """Return the number of cores that this process may use, at most OMP_NUM_THREADS (set by Ray and SLURM)."""
-    available = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    available = machine_cores()
     outermost = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2" is one per nesting level
     limit = int(outermost) if outermost.isdecimal() else 0
     return min(available, limit or available)  # OpenMP ignores 0 and invalid numbers
+
+
+def machine_cores() -> int:
+    """Return the number of cores of this machine or, if it is smaller, of its container (`docker --cpus=2`)."""
+    available = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):  # of cgroup 2 and 1
+        with suppress(OSError, ValueError):  # the other version, and "max" for no limit
+            quota, period = map(int, " ".join((CGROUP / name).read_text() for name in names).split())
+            available = min(available, math.ceil(quota / period)) if quota > 0 else available  # -1 is no limit
+    return available
 
 
 @functools.cache

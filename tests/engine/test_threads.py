@@ -12,6 +12,11 @@ CONV = '{"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 1, "ke
 DISC = '{"_target_": "seglab.data.datasets.synthetic.Synthetic", "size": 64}'
 
 
+@pytest.fixture(autouse=True)
+def _no_limit_of_cpu_time(monkeypatch, tmp_path):
+    monkeypatch.setattr(threads, "CGROUP", tmp_path)
+
+
 def test_the_work_of_a_step_is_three_forward_passes_of_multiplications_and_additions():
     assert threads.step_flop(CONV, DISC, 4) == 3 * 4 * 2 * 27 * 64 * 64
     assert threads.step_flop('{"_target_": "torch.nn.Tanhh"}', DISC, 4) == float("inf")  # takes all cores
@@ -40,6 +45,30 @@ def test_the_cores_are_those_that_openmp_would_take(monkeypatch, given, expected
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(threads.sys, "platform", "linux")
     monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert threads.cores() == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "20000 100000\n"}, 1),
+        ({"cpu.max": "9900000 100000\n"}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({}, 8),
+    ],
+)
+def test_the_cores_of_a_container_are_its_limit_of_cpu_time(configure, monkeypatch, tmp_path, files, expected):
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(threads.sys, "platform", "linux")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert threads.cores() == threads.runs_at_once("auto", [configure("train", "trainer=cpu", "threads=1")] * 30)
     assert threads.cores() == expected
 
 
