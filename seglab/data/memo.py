@@ -56,7 +56,7 @@ def remembered(
 
     folder: folder of `<what>.jsonl`; None keeps the results in memory only.
     """
-    file = Path(folder, f"{what}.jsonl").expanduser().absolute() if folder else None
+    file = Path(os.path.expanduser(folder), f"{what}.jsonl").absolute() if folder else None
     results = _known.setdefault(str(file or what), {})
     if file and file.exists() and not results:
         with file.open("rb") as lines:

@@ -211,7 +211,7 @@ def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple
         return items, ""
     in_memory, note = not any(item.files for item in items), ""
     if dataset.cache_dir is not None and not in_memory:
-        folder = Path(dataset.cache_dir).expanduser() / cache_name(fingerprint)
+        folder = Path(os.path.expanduser(dataset.cache_dir)) / cache_name(fingerprint)
         gigabytes = 0 if is_finished(folder) else cache_bytes(items, dataset) / 1e9
         if gigabytes <= dataset.cache_gb:
             return cached(items, dataset, folder, int((dataset.cache_gb - gigabytes) * 1e9)), ""

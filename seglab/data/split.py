@@ -1,6 +1,7 @@
 """Split a dataset into images to train on, to choose the checkpoint by, and to test on only at the end."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -131,7 +132,7 @@ def split_from_file(items: Sequence[Item], path: str) -> Splits:
     path: a JSON object of train, val and test, or the lists train.txt, val.txt and test.txt, given by their folder or
     by one of them; each holds ids or names of image files.
     """
-    listed, by_id = read_split(Path(path).expanduser()), {item.id: item for item in items}
+    listed, by_id = read_split(Path(os.path.expanduser(path))), {item.id: item for item in items}
     ids = {split: [find(name, by_id) for name in names] for split, names in listed.items()}
     unknown = [name for split in SPLITS for name, id in zip(listed[split], ids[split], strict=True) if not id]
     got = f"{len(unknown)} unknown, the first: {', '.join(unknown[:3])}"

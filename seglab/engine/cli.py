@@ -168,7 +168,8 @@ def _in_hydra_form(words: list[str], command: str) -> list[str]:
         words = [re.sub(r"^\+*(?=dataset\.)", "++", word) for word in words]
     options = [word for word in words if not _is_override(word)]  # in order: a value must follow --config-dir
     overrides = {word.partition("=")[0].lstrip("+"): word for word in words if _is_override(word)}
-    expanded = [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in (*options, *overrides.values())]
+    home = os.path.expanduser("~")  # a user id without an account, as in a container, has none
+    expanded = [re.sub("=~(?=/|$)", lambda _: f"={home}", word) for word in (*options, *overrides.values())]
     # A non-ASCII value, which Hydra accepts only in quotes, but not a list, a mapping, a sweep or a quoted string
     non_ascii = re.compile(r"""([^=\s]+=)(?=.*[^\x00-\x7f])([^,=\[\]{}()'"\\]+)""")
     return [non_ascii.sub(r'\1"\2"', word) if non_ascii.fullmatch(word) else word for word in expanded]

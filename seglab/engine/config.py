@@ -147,7 +147,7 @@ def check_domains(cfg: DictConfig) -> None:
 def check_root(cfg: DictConfig) -> None:
     """Raise a ContractError if the dataset's folder does not exist, before any slow import."""
     root = cfg.dataset.get("root")
-    exists = not isinstance(root, str) or Path(root).expanduser().is_dir()
+    exists = not isinstance(root, str) or Path(os.path.expanduser(root)).is_dir()
     require(exists, "dataset.root", "an existing folder", root)
 
 

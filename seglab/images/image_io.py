@@ -205,7 +205,7 @@ SUFFIXES = tuple(suffix for one in FORMATS.values() for suffix in one.suffixes)
 
 def existing_folder(path: str | Path) -> Path:
     """Return a dataset folder with `~` expanded; raises ContractError if it does not exist."""
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     remedy = "check dataset.root and the options that name folders in it"
     require(folder.is_dir(), "dataset", "a folder that exists", folder, remedy)
     return folder

@@ -54,7 +54,7 @@ def find_images(where: str | Sequence[str], output: Path) -> tuple[dict[str, Pat
     left_out: Counter[str] = Counter()
     paths: list[Path] = []
     for entry in [where] if isinstance(where, str) else where:
-        path = Path(entry).expanduser()
+        path = Path(os.path.expanduser(entry))
         matches = [path] if path.exists() else sorted(map(Path, glob(str(path))))  # a name may contain brackets
         paths += matches or [path]
     several = sum(path.is_dir() for path in paths) > 1  # such as one per patient, with equal file names

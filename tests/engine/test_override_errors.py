@@ -14,7 +14,7 @@ from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 from seglab.contract import ContractError
 from seglab.engine import cli
 from seglab.engine.cli import _in_hydra_form
-from seglab.engine.config import CONF
+from seglab.engine.config import CONF, check_root
 from seglab.engine.override_errors import explain, first_line, refuse_unread, wrong_choice
 from tests.conftest import compose, python
 
@@ -82,6 +82,14 @@ def test_options_may_stand_between_overrides(monkeypatch):
     assert _in_hydra_form(["dataset.root=d\u00e4 t\u00e9", *kept], "train") == ['dataset.root="d\u00e4 t\u00e9"', *kept]
     right = "-m --config-dir mine seed=1,2 ~logger dataset.root=/home/ada/images"
     assert _in_hydra_form(words, "train") == right.split()
+
+
+def test_a_user_without_a_home_folder_gets_no_traceback(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 3)  # without an account, as in a container
+    assert _in_hydra_form(["dataset.root=~/images"], "train") == ["dataset.root=~/images"]
+    with pytest.raises(ContractError, match="existing folder, got ~/images"):
+        check_root(compose("train", "dataset=folder", "dataset.root='~/images'"))
 
 
 def test_options_of_the_runs_own_data_are_changed_by_their_plain_names():

@@ -1,5 +1,6 @@
 """A folder of decoded images, made once from raw files of any format."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,11 @@ class Prepared(Dataset):
 
     @property
     def task(self) -> Task:
-        return task_of(Path(self.root).expanduser())
+        return task_of(Path(os.path.expanduser(self.root)))
 
     @property
     def raw(self) -> dict[str, Any] | None:
-        return raw_of(Path(self.root).expanduser())
+        return raw_of(Path(os.path.expanduser(self.root)))
 
     def file_warnings(self, items: Sequence[Item]) -> list[str]:
         if self.raw:
@@ -35,4 +36,4 @@ class Prepared(Dataset):
         return [f"{text} without their crop, window or reduce; run the same seglab.prepare again to add it in seconds"]
 
     def items(self) -> list[Item]:
-        return open_store(Path(self.root).expanduser())
+        return open_store(Path(os.path.expanduser(self.root)))
