@@ -62,6 +62,11 @@ class ContractError(ValueError):
         return super().__str__().translate(ESCAPED)
 
 
+def sentence(error: BaseException) -> str:
+    """Return the message of an error, without the traceback that precedes it if it comes from a data worker."""
+    return str(error).rpartition("seglab.contract.ContractError: ")[2].strip()
+
+
 class Diverged(ContractError):
     """Raised when a training or validation step produces values that are not finite."""
 

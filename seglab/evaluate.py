@@ -85,6 +85,7 @@ def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
 
 def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[str, Any], out: Path) -> None:
     """Measure and draw the images and write the folder of results, evaluation.json last."""
+    from seglab.engine.device import processes_sentence
     from seglab.engine.per_image import ImageTable, score
     from seglab.engine.run import versions
     from seglab.files import csv_text, write_arrays, write_json, write_text
@@ -107,7 +108,8 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     groups, task = {item.id: item.group for item in measured.items}, model.module.task
     require(bool(groups), "evaluate", "labeled images in the split", "none", "set split=all, or check dataset.root")
     records = ImageTable(groups, threshold, empty, objects=measured.objects, task=task)
-    metrics, arrays = score(model.module, measured, records), records.arrays("test")
+    with processes_sentence():
+        metrics, arrays = score(model.module, measured, records), records.arrays("test")
     table = records.table()
     rows = rows_per_image(table, task)
     for file in ("evaluation.json", "examples.png"):  # left by an earlier evaluation

@@ -90,7 +90,7 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.replace(path)
     except (OSError, RuntimeError) as error:
         fault = error if isinstance(error, OSError) else error.__context__  # torch.save then raises a RuntimeError
-        if not isinstance(fault, OSError):
+        if not isinstance(fault, OSError) or isinstance(fault, ConnectionError):  # of a data worker that was killed
             raise
         if fault.errno:  # otherwise the message would become "[Errno None] None"
             fault.filename = str(path)  # a full disk reports no file name, other errors that of the temporary file

@@ -51,6 +51,18 @@ def test_a_disk_that_is_read_only_is_said_of_the_file_and_not_of_a_temporary_one
     assert fault.value.filename == str(tmp_path / "a.txt")
 
 
+def test_the_error_for_a_killed_data_worker_is_not_one_of_the_file_that_was_being_written(tmp_path):
+    def write():
+        with atomic(tmp_path / "a.txt"):
+            try:
+                raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+            except OSError:
+                raise RuntimeError("DataLoader worker (pid 4) is killed")  # noqa: B904, as a signal handler does
+
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        write()
+
+
 def test_files_of_a_killed_process_are_removed_at_the_next_write_and_those_of_a_living_one_are_not(tmp_path):
     with subprocess.Popen(["true"]) as process:
         process.wait()  # its process id is free again

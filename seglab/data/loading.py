@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
+from seglab.contract import require
 from seglab.data.augment import Augment
 from seglab.data.distance_maps import MAPS
 from seglab.data.sources import Whole
@@ -60,7 +61,7 @@ class Samples(Dataset):
             masks = masks[..., 0] if masks.shape[3] == 1 else masks
             maps = [map_layers(MAPS[name], mask, dataset.task) for mask in masks]
             batch[name] = torch.from_numpy(np.stack(maps)).to(target.device)
-        return batch
+        return in_shared_memory(batch) if get_worker_info() else batch
 
     def read(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the image, target (uint8) and valid mask of some samples, before any augmentation."""
@@ -72,6 +73,21 @@ class Samples(Dataset):
         image = torch.from_numpy(to_units(images)).permute(0, 3, 1, 2)
         target = torch.from_numpy(masks if masks.ndim == 4 else masks[..., None]).permute(0, 3, 1, 2).contiguous()
         return image, target, None if valid is None else torch.from_numpy(valid)[:, None]
+
+
+def in_shared_memory(batch: Batch) -> Batch:
+    """Move the tensors of a data worker's batch to shared memory; raises ContractError if it is full.
+
+    The thread of the worker that sends batches would do it, too, but print an error and drop the batch, for which the
+    training process would wait forever.
+    """
+    try:
+        for tensor in filter(torch.is_tensor, batch.values()):
+            tensor.share_memory_()
+    except RuntimeError as error:
+        remedy = "set workers=0, or enlarge /dev/shm (docker run --shm-size=2g)"
+        require(False, "workers", "room for batches in shared memory", str(error).splitlines()[0], remedy)
+    return batch
 
 
 def hold(samples: Samples, fingerprint: str, split: str, device: torch.device) -> Samples:

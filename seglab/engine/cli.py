@@ -32,7 +32,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seglab.contract import ContractError
+from seglab.contract import ContractError, sentence
 from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept, overrides
 from seglab.engine.override_errors import explain, first_line, refuse_unread, wrong_choice
 from seglab.engine.run import current_sweep, stop_signals, stopped_by
@@ -239,7 +239,7 @@ def sentence_of(error: Exception, command: str) -> str:
         return f"{who}: expected a file that can be read and written, got {error.strerror}; {remedy}"
     if isinstance(error, OmegaConfBaseException):
         return first_line(error)
-    return str(error).rpartition("seglab.contract.ContractError: ")[2].strip()  # follows a data worker's traceback
+    return sentence(error)
 
 
 def _missing_package(word: str, command: str) -> str | None:

@@ -93,11 +93,14 @@ def memory_sentence() -> Iterator[None]:
 
 
 @contextmanager
-def processes_sentence(launcher: object) -> Iterator[None]:
-    """Convert the error for a lost connection to another process of the run (DDP) to a ContractError."""
+def processes_sentence(launcher: object = None) -> Iterator[None]:
+    """Convert the errors for a killed data worker, and for a lost process of the run (DDP), to a ContractError."""
     try:
         yield
     except RuntimeError as error:  # gloo says "worker" (torch 2.9 only "peer"), NCCL "process"
+        if str(error).startswith("DataLoader worker"):  # with a traceback of third-party code
+            expected, remedy = "all data workers to finish", "set fewer workers if the memory was full, and run again"
+            raise ContractError(f"workers: expected {expected}, got {str(error).strip(' .')}; {remedy}") from None
         if not re.search("remote (worker|process)|closed by peer", str(error)):
             raise
         signals = list(filter(None, (by_signal(process.poll() or 0) for process in getattr(launcher, "procs", ()))))

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from seglab.contract import ContractError, require
+from seglab.contract import ContractError, require, sentence
 from seglab.engine.domains import better
 from seglab.files import LOCK, archive_is_intact, file_facts, mistyped, of_version_1, read_json, whole_file, write_json
 
@@ -265,7 +265,7 @@ class Run:
         is_sentence = isinstance(error, ContractError) and not error.__cause__  # not caused by third-party code
         trace = None if is_sentence else "".join(traceback.format_exception(error))
         stopped = stopped_by(error)
-        message = f"stopped by {stopped.name.replace('SIGINT', 'Ctrl-C')}" if stopped else str(error)
+        message = f"stopped by {stopped.name.replace('SIGINT', 'Ctrl-C')}" if stopped else sentence(error)
         if not self.is_main and not stopped:
             with (self.folder / f"train_ddp_process_{rank()}.log").open("a", encoding="utf-8") as file:
                 file.write(f"{trace or message}\n")

@@ -120,6 +120,8 @@ def supervise(module: str) -> int:
     with suppress(OSError):  # the terminal may be closed
         if runs:
             print(summary(runs, time.time() - started, plan, at_once), file=sys.stderr)
+        elif code > 128 and not signals:
+            print(f"sweep: the process died{by_signal(code)} before its first run", file=sys.stderr)
     return code or int(not plan and any(run.get("status") not in ("finished", "paused") for run in runs))
 
 

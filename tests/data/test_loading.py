@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from seglab.contract import ContractError, sentence
 from seglab.data.batch_augment import Strong
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.distance_maps import MAPS, distance
@@ -79,6 +80,16 @@ def test_data_in_memory_and_on_a_device_give_the_batches_of_the_disk(scene):
             assert batch["image"].is_contiguous(memory_format=torch.channels_last)
             for key in ("image", "target", "index", "distance"):
                 assert torch.equal(batch[key], true[key]), key
+
+
+def test_a_batch_that_does_not_fit_into_shared_memory_is_one_sentence(monkeypatch):
+    def full(tensor):
+        raise RuntimeError("unable to allocate shared memory: No space left on device")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)  # the workers are forked
+    with pytest.raises(ContractError) as fault:
+        list(DataModule(Synthetic(**SMALL), workers=1).loader("val"))
+    assert sentence(fault.value).startswith("workers: expected room for batches in shared memory, got unable")
 
 
 def test_two_runs_of_a_process_share_the_images_that_it_holds_and_another_dataset_replaces_them():

@@ -34,6 +34,12 @@ def test_freed_memory_is_kept_by_a_glibc_that_limits_the_threshold_too(monkeypat
     assert taken == {-1: (1 << 31) - 1, -3: min(most, 1 << 30)}
 
 
+def test_a_data_worker_that_was_killed_is_one_sentence():
+    expected = pytest.raises(ContractError, match=r"workers: expected all data .* by signal: Killed; set fewer workers")
+    with expected, device.processes_sentence():
+        raise RuntimeError("DataLoader worker (pid 4) is killed by signal: Killed. ")
+
+
 @pytest.mark.parametrize(
     "said", ["peer. This is typically caused by a remote worker crashing.", "peer [127.0.0.1]:49885"]
 )

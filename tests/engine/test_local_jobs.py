@@ -191,6 +191,13 @@ def test_progress_tells_what_ended_and_records_a_death(tmp_path, caplog):
     assert Run(tmp_path / "b").known()["status"] == "failed"
 
 
+def test_a_sweep_that_is_killed_before_its_first_run_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "_run_child", lambda *_: 128 + signal.SIGKILL)
+    assert sweep.supervise("seglab.train") == 137
+    assert capsys.readouterr().err == "sweep: the process died with signal 9 (SIGKILL) before its first run\n"
+
+
 def test_a_run_that_could_not_record_its_end_on_a_full_disk_is_interrupted(tmp_path, monkeypatch, caplog):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

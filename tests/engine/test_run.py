@@ -29,6 +29,7 @@ def test_a_run_that_ends_well_is_finished_and_knows_its_facts(tmp_path):
     [
         (RuntimeError("boom"), "failed", True),
         (ContractError("a: b"), "failed", False),
+        (ContractError("Caught in worker\nTraceback\nseglab.contract.ContractError: a: b"), "failed", False),
         (KeyboardInterrupt(), "interrupted", True),
     ],
 )
@@ -42,7 +43,9 @@ def test_a_run_that_breaks_keeps_the_reason(tmp_path, error, ended, traced):
         broken()
     facts = facts_of(tmp_path)
     assert facts["status"] == ended
-    assert facts["error"]["message"] == (str(error) or "stopped by Ctrl-C")
+    assert facts["error"]["message"] == (str(error).splitlines() or ["stopped by Ctrl-C"])[-1].removeprefix(
+        "seglab.contract.ContractError: "
+    )
     assert bool(facts["error"]["traceback"]) == traced
 
 
