@@ -233,10 +233,13 @@ def sentence_of(error: Exception, command: str) -> str:
         elsewhere, resume = f"choose another folder ({option})", "run the same command again to resume"
         remedies = {errno.EROFS: elsewhere, errno.EACCES: f"change its permissions, or {elsewhere}"}
         remedies |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"free some disk space, then {resume}")
-        remedies[errno.EFBIG] = f"raise the limit (ulimit -f), then {resume}"
+        limits = {errno.EFBIG: "-f", errno.EMFILE: "-n", errno.EAGAIN: "-u", errno.ENOMEM: "-v, or the container's"}
+        remedies |= {number: f"raise the limit (ulimit {limit}), then {resume}" for number, limit in limits.items()}
         remedies[errno.ENAMETOOLONG] = "use a shorter name"
         who, remedy = error.filename or command, remedies.get(error.errno or 0, resume)
-        return f"{who}: expected a file that can be read and written, got {error.strerror}; {remedy}"
+        full = error.errno in (errno.EAGAIN, errno.ENOMEM)
+        expected = "memory and processes to spare" if full else "a file that can be read and written"
+        return f"{who}: expected {expected}, got {error.strerror}; {remedy}"
     if isinstance(error, OmegaConfBaseException):
         return first_line(error)
     return sentence(error)

@@ -98,6 +98,9 @@ def processes_sentence(launcher: object = None) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo says "worker" (torch 2.9 only "peer"), NCCL "process"
+        if "combined_loader" in str(error) and isinstance(cause := error.__context__, OSError):  # then Lightning fails
+            remedy = "set workers=0, or raise the limits of this machine (ulimit -u, ulimit -n, /dev/shm)"
+            raise ContractError(f"workers: expected data workers to start, got {cause.strerror}; {remedy}") from None
         if str(error).startswith("DataLoader worker"):  # with a traceback of third-party code
             expected, remedy = "all data workers to finish", "set fewer workers if the memory was full, and run again"
             raise ContractError(f"workers: expected {expected}, got {str(error).strip(' .')}; {remedy}") from None

@@ -1,5 +1,6 @@
 """Requirements on the device that trains."""
 
+import errno
 import subprocess
 from types import SimpleNamespace
 
@@ -38,6 +39,15 @@ def test_a_data_worker_that_was_killed_is_one_sentence():
     expected = pytest.raises(ContractError, match=r"workers: expected all data .* by signal: Killed; set fewer workers")
     with expected, device.processes_sentence():
         raise RuntimeError("DataLoader worker (pid 4) is killed by signal: Killed. ")
+
+
+def test_data_workers_that_cannot_start_are_one_sentence():
+    expected = pytest.raises(ContractError, match=r"workers: expected data workers to start, got Resource .*; set work")
+    with expected, device.processes_sentence():
+        try:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        except OSError:
+            raise RuntimeError("Please call `iter(combined_loader)` first.")  # noqa: B904, as Lightning does
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,7 @@ def test_a_folder_is_chosen_by_hydra_alone(configure):
         (errno.ENOSPC, "predict", "free some disk space, then run the same command again to resume"),
         (errno.EDQUOT, "train", "free some disk space, then run the same command again to resume"),
         (errno.EFBIG, "train", "raise the limit (ulimit -f), then run the same command again to resume"),
+        (errno.EMFILE, "train", "raise the limit (ulimit -n), then run the same command again to resume"),
         (errno.EIO, "train", "run the same command again to resume"),
     ],
 )
@@ -222,3 +223,8 @@ def test_a_file_that_cannot_be_written_has_a_remedy_that_helps(code, command, re
     said = cli.sentence_of(OSError(code, os.strerror(code), "x"), command)
     assert said == f"x: expected a file that can be read and written, got {os.strerror(code)}; {remedy}"
     assert cli.sentence_of(OSError(code, os.strerror(code)), command) == f"{command}{said[1:]}"
+
+
+def test_a_process_that_cannot_be_started_is_not_called_a_file():
+    said = "train: expected memory and processes to spare, got no; raise the limit (ulimit -u), then run the same"
+    assert cli.sentence_of(OSError(errno.EAGAIN, "no"), "train") == f"{said} command again to resume"
