@@ -80,7 +80,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             sys.stdout, sys.stderr = sys.stdout or _null_stream(), sys.stderr or _null_stream()
             sys.argv[1:] = _in_hydra_form(sys.argv[1:], name)
             for word in sys.argv[1:]:
-                if message := _missing_package(word, name) or wrong_choice(word, CONF):
+                if message := _not_utf8(word) or _missing_package(word, name) or wrong_choice(word, CONF):
                     raise SystemExit(message)
             find_modules_of_the_user(sys.argv[1:])
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
@@ -243,6 +243,14 @@ def sentence_of(error: Exception, command: str) -> str:
     if isinstance(error, OmegaConfBaseException):
         return first_line(error)
     return sentence(error)
+
+
+def _not_utf8(word: str) -> str | None:
+    """Return what to do about a word that Python could not decode, so that no file can hold it; None for others."""
+    if not re.search("[\ud800-\udfff]", word):  # lone surrogates stand for bytes
+        return None
+    remedy = f"rename it{'' if sys.getfilesystemencoding() == 'utf-8' else ' or, in this locale, set PYTHONUTF8=1'}"
+    return f"{word.encode(errors='backslashreplace').decode()}: expected UTF-8, got another encoding; {remedy}"
 
 
 def _missing_package(word: str, command: str) -> str | None:

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path, PurePath
 from textwrap import shorten
@@ -235,7 +236,8 @@ def files_in(folder: Path, without: Container[Path] = ()) -> list[Path]:
         files += [Path(current, name) for name in names if name[0] != "." and name.lower().endswith(SUFFIXES)]
     for path in files:
         printable = os.fsencode(path).decode(errors="backslashreplace")  # a byte that is not UTF-8 is a lone surrogate
-        require(printable == str(path), printable, "a file name in UTF-8", "another encoding", "rename it")
+        remedy = f"rename it{'' if sys.getfilesystemencoding() == 'utf-8' else ' or, in this locale, set PYTHONUTF8=1'}"
+        require(printable == str(path), printable, "a file name in UTF-8", "another encoding", remedy)
     return sorted(files)
 
 

@@ -13,7 +13,7 @@ from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
 from seglab.contract import ContractError
 from seglab.engine import cli
-from seglab.engine.cli import _in_hydra_form
+from seglab.engine.cli import _in_hydra_form, _not_utf8
 from seglab.engine.config import CONF, check_root
 from seglab.engine.override_errors import explain, first_line, refuse_unread, wrong_choice
 from tests.conftest import compose, python
@@ -223,6 +223,14 @@ def test_a_file_that_cannot_be_written_has_a_remedy_that_helps(code, command, re
     said = cli.sentence_of(OSError(code, os.strerror(code), "x"), command)
     assert said == f"x: expected a file that can be read and written, got {os.strerror(code)}; {remedy}"
     assert cli.sentence_of(OSError(code, os.strerror(code)), command) == f"{command}{said[1:]}"
+
+
+def test_a_word_in_another_encoding_is_one_sentence(monkeypatch):
+    assert _not_utf8("study=gr\u00f6\u00dfe") is None
+    said = r"study=gr\udcf6: expected UTF-8, got another encoding; rename it"
+    assert _not_utf8(os.fsdecode(b"study=gr\xf6")) == said
+    monkeypatch.setattr(cli.sys, "getfilesystemencoding", lambda: "ascii")  # LC_ALL=POSIX, as in a minimal container
+    assert _not_utf8("study=gr\udcf6") == f"{said} or, in this locale, set PYTHONUTF8=1"
 
 
 def test_a_process_that_cannot_be_started_is_not_called_a_file():
