@@ -1,5 +1,7 @@
 """Match masks to images by what their names have in common, or by a CSV table that names both."""
 
+from __future__ import annotations
+
 import csv
 import io
 import re
@@ -7,9 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 from os.path import basename, commonprefix
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from seglab.contract import ContractError, require
 from seglab.images.medical import one_sentence
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("image", "mask", "split", "group")  # of a table; the first two are required, and any others are ignored
 
@@ -59,6 +65,27 @@ def read_text(file: Path) -> str:
         raise ContractError(f"{file}: expected a text file in UTF-8, got another encoding; save it as {kind}") from None
 
 
+def separator(text: str) -> str:
+    """Return what separates the columns of a table; spreadsheets use ; where a comma separates decimals."""
+    return max(",;\t", key=text.partition("\n")[0].count)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read a table with all cells as text, as pandas would parse ids as numbers and N/A as missing.
+
+    An empty file has no columns. Raises ContractError for another encoding and for rows that are longer than the first.
+    """
+    import pandas as pd
+
+    text = read_text(path)
+    try:
+        options: Any = {"dtype": str, "keep_default_na": False, "sep": separator(text.lstrip())}
+        return pd.read_csv(io.StringIO(text), **options) if text.strip() else pd.DataFrame()
+    except pd.errors.ParserError as error:
+        got = str(error).strip().rpartition(": ")[2]
+        raise ContractError(f"{path}: expected as many cells in each row as columns, got: {got}") from None
+
+
 def option(name: str, *values: str) -> str:
     """Format an option with one value, or with a list, for use in a shell."""
     text = f"dataset.{name}={values[0] if len(values) == 1 else '[' + ','.join(values) + ']'}"
@@ -72,15 +99,15 @@ def read_rows(table: Path, root: Path) -> list[tuple[Path, list[Path], str, str]
     ContractError for a table without rows or columns, an image named twice, or an unknown split.
     """
     require(table.is_file(), "dataset.table", "a CSV file that exists", table)
-    text = read_text(table)
-    separator = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets use ; where a comma separates decimals
-    reader = csv.DictReader(io.StringIO(text), delimiter=separator)
+    text = read_text(table).lstrip()
+    reader = csv.DictReader(io.StringIO(text), delimiter=separator(text))
     with one_sentence(str(table), "a CSV file"):  # such as a quotation mark that is never closed
         names = [str(name).strip() for name in reader.fieldnames or ()]
         reader.fieldnames = names
         columns = "the columns image and mask, and optionally split and group"
         require({"image", "mask"} <= set(names), str(table), columns, ", ".join(names) or "none")
         rows = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in reader]
+    rows = [row for row in rows if any(row.values())]  # spreadsheets write empty rows as `,,,`
     require(bool(rows), str(table), "a row for each image", "none")
     images = Counter(row["image"] for row in rows)
     duplicates = sorted(image or "an empty cell" for image, count in images.items() if count > 1 or not image)

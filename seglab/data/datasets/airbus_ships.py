@@ -11,6 +11,7 @@ import numpy as np
 from seglab.contract import ContractError, require
 from seglab.data.dataset import Dataset, Item
 from seglab.data.decode import warp_instances
+from seglab.data.names import read_csv
 from seglab.images.image_io import by_stem, existing_folder, files_in, read_image
 from seglab.images.resize import resize
 
@@ -70,11 +71,8 @@ class AirbusShips(Dataset):
 
 def read_table(path: Path) -> dict[str, list[str]]:
     """Read the CSV: the run lengths of an image's ships in table order, by sorted image name; [] if it has none."""
-    import pandas as pd
-
     require(path.is_file(), "dataset ship", "a table that exists", path, "set dataset.table")
-    empty = path.stat().st_size == 0  # pandas raises for an empty file
-    table = pd.DataFrame() if empty else pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="replace")
+    table = read_csv(path)
     missing = [column for column in ("ImageId", "EncodedPixels") if column not in table]
     require(not missing, str(path), "columns ImageId and EncodedPixels", f"no {' and no '.join(missing)}")
     ships: dict[str, list[str]] = {name: [] for name in sorted(table["ImageId"])}

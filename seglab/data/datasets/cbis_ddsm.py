@@ -17,6 +17,7 @@ from PIL import Image
 from seglab.contract import ContractError, Task, require
 from seglab.data.dataset import Dataset, Item, one_of
 from seglab.data.memo import remembered
+from seglab.data.names import read_csv
 from seglab.images.image_io import existing_folder, files_in, orientation_of, read_image
 from seglab.images.medical import WINDOWS, one_sentence, read_dicom
 from seglab.images.resize import rescale, resize, to_channels
@@ -159,9 +160,7 @@ def read_tables(root: Path, abnormality: str) -> pd.DataFrame:
 
     tables = []
     for path, kind, split in find_tables(root, abnormality):
-        # As strings: pandas would parse ids as numbers and "N/A" as missing.
-        table = pd.read_csv(path, dtype=str, keep_default_na=False) if path.stat().st_size else pd.DataFrame()
-        table = table.rename(columns=str.strip)
+        table = read_csv(path).rename(columns=str.strip)
         table = table.rename(columns={"breast density": "breast_density"})  # its name in the tables of calcifications
         missing, expected = [column for column in COLUMNS if column not in table], ", ".join(COLUMNS)
         require(not missing, str(path), f"comma-separated columns {expected}", f"no {' and no '.join(missing)}")

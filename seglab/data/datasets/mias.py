@@ -62,7 +62,7 @@ def read_info(path: Path) -> dict[str, list[Circle | None]]:
     """Read the circles of each film; None for a lesion of unknown position, and an empty list for a healthy film."""
     require(path.is_file(), "dataset mias", "a table that exists", path, "set dataset.table")
     films: dict[str, list[Circle | None]] = {}
-    for line in path.read_text(errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         row = ROW.fullmatch(re.sub(r"[\s,;]+", " ", line).strip())  # some copies are saved as CSV
         if row is None:  # a title or a remark
             require(not FILM.match(line), str(path), "rows such as `mdb001 G CIRC B 535 425 197`", repr(line.strip()))

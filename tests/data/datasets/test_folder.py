@@ -11,6 +11,7 @@ from PIL import Image
 from seglab.contract import ContractError
 from seglab.data.datasets.folder import Folder
 from seglab.data.decode import decode_item
+from seglab.data.names import read_csv, read_rows
 from seglab.data.prepare_data import open_data
 from seglab.data.split import split_from_file
 from tests.data.fabricate import save, white, write_image, write_scenes
@@ -257,6 +258,39 @@ def test_a_table_that_cannot_be_used_is_one_sentence(tmp_path, text, sentence):
     (tmp_path / "list.csv").write_text(text, encoding="latin-1")
     with pytest.raises(ContractError, match=sentence):
         open_data(folder(tmp_path, table="list.csv"))
+
+
+def test_a_table_with_the_empty_rows_of_a_spreadsheet_is_read(tmp_path):
+    (tmp_path / "list.csv").write_text("\n\nimage,mask,split,group\na.png,b.png,train,p1\n,,,\n,,,\n")
+    assert read_rows(tmp_path / "list.csv", tmp_path) == [(tmp_path / "a.png", [tmp_path / "b.png"], "train", "p1")]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\ufeffa;b\n01;N/A\n", [{"a": "01", "b": "N/A"}]),
+        ("a\tb\r\n01\t\r\n", [{"a": "01", "b": ""}]),
+        ('a,b\n"1,5",x\n', [{"a": "1,5", "b": "x"}]),
+        (" \n", []),
+    ],
+)
+def test_tables_of_datasets_are_read_as_text(tmp_path, text, expected):
+    (tmp_path / "list.csv").write_text(text, encoding="utf-8")
+    assert read_csv(tmp_path / "list.csv").to_dict("records") == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"a,b\n1,2\n1,2,3,4\n", "list.csv: expected as many cells in each row as columns, got: Expected 2 fields"),
+        ("a,b\n\u00e4,2\n".encode("latin-1"), "list.csv: expected a text file in UTF-8, got another encoding; save it"),
+        ("a,b\n1,2\n".encode("utf-16"), "list.csv: expected a text file in UTF-8, got another encoding; save it"),
+    ],
+)
+def test_a_table_of_a_dataset_that_cannot_be_read_is_one_sentence(tmp_path, data, sentence):
+    (tmp_path / "list.csv").write_bytes(data)
+    with pytest.raises(ContractError, match=sentence):
+        read_csv(tmp_path / "list.csv")
 
 
 def test_the_real_tissue_maps_are_read(shared_data):

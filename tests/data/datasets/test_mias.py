@@ -113,6 +113,12 @@ def test_tables_of_other_separators_and_films_of_other_formats_are_read(root, se
         np.testing.assert_array_equal(mask, whole[name])
 
 
+def test_a_byte_order_mark_hides_no_film(root):
+    before = read_info(root / "Info.txt")
+    (root / "Info.txt").write_text("\n".join(INFO.splitlines()[1:]), encoding="utf-8-sig")
+    assert read_info(root / "Info.txt") == before
+
+
 def test_the_real_list_holds_322_films(shared_data):
     films = read_info(shared_data / "mias/Info.txt")
     assert len(films) == 322
