@@ -11,6 +11,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
+from seglab import train
 from seglab.contract import ContractError
 from seglab.engine import cli
 from seglab.engine.cli import _in_hydra_form, _not_utf8
@@ -223,6 +224,19 @@ def test_a_file_that_cannot_be_written_has_a_remedy_that_helps(code, command, re
     said = cli.sentence_of(OSError(code, os.strerror(code), "x"), command)
     assert said == f"x: expected a file that can be read and written, got {os.strerror(code)}; {remedy}"
     assert cli.sentence_of(OSError(code, os.strerror(code)), command) == f"{command}{said[1:]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "got"), [("deleted", "exists, got a deleted one"), ("${x}", "line breaks, got '.*x}'")]
+)
+def test_a_folder_in_which_no_command_can_run_is_one_sentence(tmp_path, monkeypatch, name, got):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    if name == "deleted":
+        (tmp_path / name).rmdir()
+    monkeypatch.setattr(sys, "argv", ["seglab.train", "plan=true"])
+    with pytest.raises(SystemExit, match=f"^train: expected a current folder .*{got}; run the command in another"):
+        train.main()
 
 
 def test_a_word_in_another_encoding_is_one_sentence(monkeypatch):
