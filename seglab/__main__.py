@@ -16,7 +16,7 @@ def main() -> None:
     elif name in ("--help", "-h"):
         print("usage: seglab COMMAND OPTION=VALUE ...; seglab COMMAND --help lists the options\n")
         for command in names:
-            title = (importlib.import_module(f"seglab.{command}").__doc__ or "").splitlines()[0]
+            title = (importlib.import_module(f"seglab.{command}").__doc__ or "").partition("\n")[0]
             print(f"  {command:<10} {title.partition(': ')[2]}")
     elif name not in names:
         raise SystemExit(f"seglab: expected one of {', '.join(names)}, got {name}")

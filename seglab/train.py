@@ -80,9 +80,11 @@ def fingerprint_now(dataset: str) -> str:
 
 def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
     """Return the result of the run in `folder`: read it if finished, resume it if interrupted, else train it."""
-    from seglab.engine.run import Run
+    from seglab.engine.run import Run, be_first
 
     check_domains(cfg)  # commands have done this, callers from Python have not
+    if processes(cfg.trainer) == 1:
+        be_first()
     with Run(folder, wait) as run:
         if not run.is_main:
             logging.getLogger().setLevel(logging.ERROR)  # of several processes only the first one logs

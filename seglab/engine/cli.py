@@ -101,6 +101,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                 end_with_parent(os.getppid(), signal.SIGKILL)
             # Spinning threads starve other processes: passive waiting took 36 s instead of 154 s beside a busy process
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+            os.environ["MPLBACKEND"] = "agg"  # a notebook's backend may be missing in this environment
             with _exit_code_of_signals(), _one_sentence_for_errors(name, started), extras_named(name):
                 hydra_main()
             if failed:

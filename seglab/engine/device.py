@@ -101,6 +101,9 @@ def processes_sentence(launcher: object = None) -> Iterator[None]:
         if "combined_loader" in str(error) and isinstance(cause := error.__context__, OSError):  # then Lightning fails
             remedy = "set workers=0, or raise the limits of this machine (ulimit -u, ulimit -n, /dev/shm)"
             raise ContractError(f"workers: expected data workers to start, got {cause.strerror}; {remedy}") from None
+        if "EADDRINUSE" in str(error):
+            got, remedy = f"MASTER_PORT={os.environ.get('MASTER_PORT')}, which is in use", "unset it, or choose another"
+            raise ContractError(f"trainer: expected a free port for the processes, got {got}; {remedy}") from None
         if str(error).startswith("DataLoader worker"):  # with a traceback of third-party code
             expected, remedy = "all data workers to finish", "set fewer workers if the memory was full, and run again"
             raise ContractError(f"workers: expected {expected}, got {str(error).strip(' .')}; {remedy}") from None

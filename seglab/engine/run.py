@@ -42,6 +42,10 @@ JOURNAL = "SEGLAB_SWEEP"
 """The environment variable with the path of the sweep's journal, see sweep.py."""
 
 
+RANKS = ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")
+"""The variables set by torchrun, by hand on each node, by Lightning for its child processes, and by srun."""
+
+
 def current_sweep() -> str | None:
     """Return the path of the journal of this process's sweep; None outside a sweep."""
     return os.environ.get(JOURNAL)
@@ -49,9 +53,14 @@ def current_sweep() -> str | None:
 
 def rank() -> int:
     """Return 0 in the first process of a run (the only one that writes), another number in its other processes."""
-    # set by torchrun, by hand on each node, by Lightning for its child processes, and by srun
-    numbers = (int(os.environ.get(name, 0)) for name in ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return next(filter(None, numbers), 0)
+    return next(filter(None, (int(os.environ.get(name, 0)) for name in RANKS)), 0)
+
+
+def be_first() -> None:
+    """Make this process of a run of one process the first one, although `srun -n4` or a shell may have numbered it."""
+    if rank():
+        for name in RANKS:
+            os.environ.pop(name, None)
 
 
 class Run:

@@ -21,7 +21,7 @@ from seglab.engine.module import Meter, SegModule
 from seglab.engine.run import Run
 from seglab.reporting.run_decisions import decide
 from seglab.train import fingerprint_now, train, tune_learning_rate
-from tests.commands.forked import begin, command_line, end
+from tests.commands.forked import begin, command_line, end, run
 from tests.conftest import OF_FILES, SMALL, UNET, assert_same_tables, epochs_of, facts_of, train_small
 from tests.data.fabricate import write_image, write_scenes
 
@@ -34,6 +34,13 @@ def without_streams(*arguments):
 
 def test_a_run_needs_neither_stdout_nor_stderr(tmp_path):
     assert end(begin(without_streams, "train", SMALL, tmp_path), 300) == 0, (tmp_path / "said.txt").read_text()
+
+
+def test_a_process_that_srun_or_torchrun_has_numbered_writes_a_run_of_its_own(tmp_path):
+    numbered = {"SLURM_PROCID": "2", "RANK": "1"}
+    code, said = run("train", ["hydra.run.dir=run", "trainer.max_epochs=1", *SMALL], tmp_path, numbered)
+    assert code == 0, said
+    assert facts_of(tmp_path / "run")["status"] == "finished"
 
 
 def test_a_run_that_finds_nothing_says_so(tmp_path, caplog):

@@ -41,6 +41,15 @@ def test_a_data_worker_that_was_killed_is_one_sentence():
         raise RuntimeError("DataLoader worker (pid 4) is killed by signal: Killed. ")
 
 
+def test_a_port_in_use_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    expected = pytest.raises(
+        ContractError, match=r"trainer: expected a free port .*, got MASTER_PORT=29500, which is in"
+    )
+    with expected, device.processes_sentence():
+        raise RuntimeError("The server socket has failed to listen. port: 29500, code: -98, name: EADDRINUSE")
+
+
 def test_data_workers_that_cannot_start_are_one_sentence():
     expected = pytest.raises(ContractError, match=r"workers: expected data workers to start, got Resource .*; set work")
     with expected, device.processes_sentence():
