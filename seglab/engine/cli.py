@@ -78,8 +78,10 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                     os._exit(0)
                 return
             sys.stdout, sys.stderr = sys.stdout or _null_stream(), sys.stderr or _null_stream()
-            if fault := _fault_of_folder():
-                raise SystemExit(f"{name}: expected {fault}; run the command in another folder")
+            try:
+                os.getcwd()
+            except OSError:
+                raise SystemExit(f"{name}: expected a current folder, got a deleted one; use another one") from None
             sys.argv[1:] = _in_hydra_form(sys.argv[1:], name)
             for word in sys.argv[1:]:
                 if message := _not_utf8(word) or _missing_package(word, name) or wrong_choice(word, CONF):
@@ -125,16 +127,6 @@ def _no_slurm() -> str:
 def _null_stream() -> TextIO:
     """Return a stream in place of a closed one (`2>&-`), so that no other file gets its descriptor number."""
     return open(os.devnull, "w")
-
-
-def _fault_of_folder() -> str:
-    """Return why no command can run in the current folder: what was expected, and what came; "" if one can."""
-    try:
-        folder = os.getcwd()
-    except OSError:
-        return "a current folder that exists, got a deleted one"
-    fits = "${" not in folder and "\n" not in folder  # Hydra would interpolate it, a sweep's journal has lines
-    return "" if fits else f"a current folder without ${{ and line breaks, got {folder!r}"
 
 
 def _run_job(function: Callable[[DictConfig, Path], Any], cfg: DictConfig, name: str, failed: list[Path]) -> Any:

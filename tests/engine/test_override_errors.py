@@ -226,16 +226,11 @@ def test_a_file_that_cannot_be_written_has_a_remedy_that_helps(code, command, re
     assert cli.sentence_of(OSError(code, os.strerror(code)), command) == f"{command}{said[1:]}"
 
 
-@pytest.mark.parametrize(
-    ("name", "got"), [("deleted", "exists, got a deleted one"), ("${x}", "line breaks, got '.*x}'")]
-)
-def test_a_folder_in_which_no_command_can_run_is_one_sentence(tmp_path, monkeypatch, name, got):
-    (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / name)
-    if name == "deleted":
-        (tmp_path / name).rmdir()
-    monkeypatch.setattr(sys, "argv", ["seglab.train", "plan=true"])
-    with pytest.raises(SystemExit, match=f"^train: expected a current folder .*{got}; run the command in another"):
+def test_a_current_folder_that_was_deleted_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "deleted").mkdir()
+    monkeypatch.chdir(tmp_path / "deleted")
+    (tmp_path / "deleted").rmdir()
+    with pytest.raises(SystemExit, match=r"^train: expected a current folder, got a deleted one; use another one"):
         train.main()
 
 
