@@ -22,7 +22,7 @@ CASES = [
     pytest.param(
         ("workers=2", f"model._target_={__name__}.Dropping"), id="workers and dropout", marks=pytest.mark.slow
     ),
-    pytest.param((f"model._target_={__name__}.Scaling",), id="random numbers of Python and NumPy"),
+    pytest.param((f"model._target_={__name__}.Scaling",), id="Python and NumPy", marks=pytest.mark.slow),
     pytest.param(("model.depth=3", "model.deep_supervision=true"), id="deep supervision", marks=pytest.mark.slow),
     pytest.param(RAMPS, id="loss schedule", marks=pytest.mark.slow),
 ]

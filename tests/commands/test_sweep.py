@@ -261,6 +261,7 @@ def test_a_sweep_that_is_asked_to_stop_or_killed_leaves_no_process_behind_and_co
     assert {facts["status"] for facts in runs_of(place).values()} == {"interrupted"}
 
 
+@pytest.mark.slow
 def test_a_sweep_that_would_lose_a_run_is_refused(place):
     """Two folders of data in experiments share a run folder; a glob may match nothing; a file cannot start a sweep."""
     (place / "myconf/experiment").mkdir()
