@@ -55,7 +55,8 @@ def losses(cfg: DictConfig) -> Sequence[Any]:
     supported = {name: loss.with_task(task) for name, loss in built.items() if kind in loss.tasks}
     fitted = {name: loss.with_class_frequency(frequency) for name, loss in supported.items()}
     require(bool(fitted), "losses.only", f"a loss for {kind} tasks", list(names))
-    options = {name: settings[name] for name in ("foreground", "repeats", "compile", "step", "device")}
+    require(settings.masks in ("uint8", "float"), "losses.masks", "uint8 or float", settings.masks)
+    options = {name: settings[name] for name in ("foreground", "repeats", "compile", "step", "device", "masks")}
     return measure(fitted, shape=list(settings.shape), **options)
 
 

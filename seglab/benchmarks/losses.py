@@ -52,18 +52,19 @@ def measure(
     compile: bool,
     step: bool,
     device: str,
+    masks: str = "uint8",
 ) -> list[Row]:
     """Return one row per loss of one task, on float32 logits of `shape`.
 
-    Our losses get masks as data workers make them (uint8), others what they expect: floats, or class ids for
-    multiclass. Calls are interleaved and the best time of each counts, so that a busy machine affects all alike.
+    Our losses get class ids for multiclass, else `masks`: uint8, as data workers make them, or float, as the others
+    expect them. Calls are interleaved and the best time of each counts, so that a busy machine affects all alike.
     """
     (task,) = {loss.task for loss in losses.values()}
     generator = torch.Generator().manual_seed(0)
     multiclass, single_channel = task == "multiclass", [shape[0], 1, *shape[2:]]
     mask = torch.rand(single_channel if multiclass else shape, generator=generator) < foreground
     classes = torch.randint(1, max(2, shape[1]), mask.shape, generator=generator)
-    target = (mask * classes if multiclass else mask).to(torch.uint8)
+    target = (mask * classes).to(torch.uint8) if multiclass else mask.to(getattr(torch, masks))
     maps = {
         "distance": 20 * torch.randn(shape, generator=generator),
         "gap": 40 * torch.rand(shape, generator=generator),
