@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import re
+import sys
 import threading
 import time
 import zipfile
@@ -103,6 +104,11 @@ def atomic(path: Path) -> Iterator[Path]:
 def stays_inside(name: str) -> bool:
     """Whether a path, joined to a folder, stays in that folder."""
     return not os.path.isabs(name) and ".." not in Path(name).parts
+
+
+def remedy_for_encoding() -> str:
+    """Return what to do about a name that Python could not decode."""
+    return "rename it" if sys.getfilesystemencoding() == "utf-8" else "rename it or, in this locale, set PYTHONUTF8=1"
 
 
 def write_bytes(path: Path, data: bytes) -> Path:

@@ -38,6 +38,7 @@ from seglab.engine.override_errors import explain, first_line, refuse_unread, wr
 from seglab.engine.run import current_sweep, stop_signals, stopped_by
 from seglab.engine.sweep import end_with_parent, exclusive_slot, refuse, supervise
 from seglab.engine.worker_pool import finish
+from seglab.files import remedy_for_encoding
 
 log = logging.getLogger(__name__)
 
@@ -254,8 +255,8 @@ def _not_utf8(word: str) -> str | None:
     """Return what to do about a word that Python could not decode, so that no file can hold it; None for others."""
     if not re.search("[\ud800-\udfff]", word):  # lone surrogates stand for bytes
         return None
-    remedy = f"rename it{'' if sys.getfilesystemencoding() == 'utf-8' else ' or, in this locale, set PYTHONUTF8=1'}"
-    return f"{word.encode(errors='backslashreplace').decode()}: expected UTF-8, got another encoding; {remedy}"
+    shown = word.encode(errors="backslashreplace").decode()
+    return f"{shown}: expected UTF-8, got another encoding; {remedy_for_encoding()}"
 
 
 def _missing_package(word: str, command: str) -> str | None:

@@ -8,7 +8,6 @@ import io
 import os
 import re
 import stat
-import sys
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path, PurePath
 from textwrap import shorten
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from seglab.contract import ContractError, require
+from seglab.files import remedy_for_encoding
 from seglab.images.medical import decode_dicom, decode_nifti
 from seglab.images.raster import Page, Raster, choose_page, not_opaque, require_size
 from seglab.images.tiff import MAGIC, decode_tiff
@@ -236,8 +236,7 @@ def files_in(folder: Path, without: Container[Path] = ()) -> list[Path]:
         files += [Path(current, name) for name in names if name[0] != "." and name.lower().endswith(SUFFIXES)]
     for path in files:
         printable = os.fsencode(path).decode(errors="backslashreplace")  # a byte that is not UTF-8 is a lone surrogate
-        remedy = f"rename it{'' if sys.getfilesystemencoding() == 'utf-8' else ' or, in this locale, set PYTHONUTF8=1'}"
-        require(printable == str(path), printable, "a file name in UTF-8", "another encoding", remedy)
+        require(printable == str(path), printable, "a file name in UTF-8", "another encoding", remedy_for_encoding())
     return sorted(files)
 
 

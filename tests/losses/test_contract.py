@@ -81,7 +81,7 @@ def test_strides_and_the_dtype_of_the_target_do_not_matter(case, logits, target)
 
 
 @of(lambda case: case.task != "multiclass")
-def test_float_masks_of_is_hard_are_computed_as_hard_labels(case, logits, target):
+def test_float_masks_of_zeros_and_ones_are_computed_as_hard_labels(case, logits, target):
     z, maps = logits.clone().requires_grad_(), case.maps(target, logits)
     loss = case.loss(z, target.float(), **maps)
     torch.testing.assert_close(loss, case(z, target), rtol=0, atol=0)
@@ -255,7 +255,7 @@ def test_subclassing_a_loss_changes_nothing_and_a_module_gives_its_mean(case, lo
     ("label", "known"),
     [(0.0, True), (1.0, True), (0.5, False), (1e-30, False), (-1.0, False), (255.0, False), (float("nan"), False)],
 )
-def test_labels_are_known_to_be_hard_if_they_are_is_hard(label, known):
+def test_labels_are_known_to_be_hard_if_they_are_zeros_and_ones(label, known):
     target = torch.tensor([0.0, 1.0, label]).view(1, 1, 3)
     assert is_hard(target) is known
     assert is_hard(target.bool())
